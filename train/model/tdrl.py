@@ -1,0 +1,189 @@
+"""TDRL: a backbone with PEM and a temporal module, in two equal forms.
+
+`forward(clip)` sees T frames at once, `step(frame, state)` one. Unrolled steps from the zero
+state equal the causal forward: the project's first law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.model.backbones.resnet import SIZES, ResNet
+from train.model.unit import Pass, UnitConfig, UnitState
+
+# ImageNet's statistics in 0..255, as torchvision's weights want them.
+MEAN_RGB = (123.675, 116.28, 103.53)
+STD_RGB = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """All that is needed to build the network again.
+
+    Attributes:
+        backbone: Name in `SIZES`.
+        num_classes: Classes K.
+        unit: What stands at the entry of every residual branch.
+        dropout: Dropout before the classifier, 0..1.
+    """
+
+    backbone: str
+    num_classes: int
+    unit: UnitConfig = field(default_factory=UnitConfig)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.backbone not in SIZES:
+            raise ValueError(
+                f"backbone must be one of {', '.join(SIZES)}, got {self.backbone!r}"
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be >= 2, got {self.num_classes}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as checkpoints store it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelConfig:
+        """The configuration that `to_json` wrote.
+
+        Raises:
+            TypeError: Unknown or missing fields.
+            ValueError: Values out of range.
+        """
+        return cls(**{**data, "unit": UnitConfig(**data["unit"])})
+
+
+class Tdrl(nn.Module):
+    """TDRL over a ResNet.
+
+    Pictures come in as 0..255 RGB of any dtype: normalisation is part of the model.
+
+    Args:
+        config: What to build.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(SIZES[config.backbone], config.unit)
+        self.dropout = nn.Dropout(config.dropout)
+        self.fc = nn.Linear(self.backbone.num_features, config.num_classes)
+        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD_RGB).view(3, 1, 1), persistent=False)
+        if config.unit.pem:
+            self.double_gated_convolutions()
+
+    def double_gated_convolutions(self) -> None:
+        """Make up for PEM's initial gate of 0.5: the convolution behind it gets twice its weight.
+
+        A fresh TDRL then computes what the plain backbone computes. Called once at construction
+        and again after ImageNet weights are loaded.
+        """
+        with torch.no_grad():
+            for block in self.backbone.blocks():
+                block.conv1.weight.mul_(2)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Per-frame logits of whole clips, from the zero state.
+
+        Args:
+            clip: Pictures, shape (N, T, 3, H, W), 0..255 RGB.
+
+        Returns:
+            Logits, shape (N, T, K); the clip's logits are their mean over T (segment consensus).
+        """
+        logits, _ = self.run_clip(clip)
+        return logits
+
+    def run_clip(
+        self, clip: Tensor, state: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Pass]:
+        """Per-frame logits of whole clips, and what the pass left behind.
+
+        Args:
+            clip: Pictures, shape (N, T, 3, H, W), 0..255 RGB.
+            state: State left by earlier frames (`pack_state`); None starts from zeros.
+
+        Returns:
+            Logits (N, T, K), and the pass with the blocks' states and the TD-loss taps.
+        """
+        num_frames = clip.shape[1]
+        states = None if state is None else self.unpack_state(state)
+        run = Pass(num_frames, states)
+        features = self.backbone(self._normalise(clip.flatten(0, 1)), run)
+        return self.fc(self.dropout(features)).unflatten(0, (-1, num_frames)), run
+
+    def step(
+        self, frame: Tensor, state: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits of one frame, and the next state.
+
+        Args:
+            frame: Pictures, shape (N, 3, H, W), 0..255 RGB.
+            state: What the step before returned; None starts from zeros.
+
+        Returns:
+            Logits (N, K), and the state: PEM's vectors of all blocks in one tensor (N, P), then
+            one feature map (N, C/8, H, W) a shifting block.
+
+        Raises:
+            ValueError: The model looks ahead.
+        """
+        if self.config.unit.form != "causal":
+            raise ValueError("form 'lookahead' cannot step; fine-tune the causal form to stream")
+        run = Pass(None, None if state is None else self.unpack_state(state))
+        logits = self.fc(self.backbone(self._normalise(frame), run))
+        return logits, self.pack_state(run.states_out)
+
+    def pack_state(self, states: Sequence[UnitState]) -> list[Tensor]:
+        """Blocks' states as few tensors: all PEM vectors in one, then the shifts' maps."""
+        vectors = [state.pem for state in states if state.pem is not None]
+        maps = [state.shift for state in states if state.shift is not None]
+        return ([torch.cat(vectors, dim=1)] if vectors else []) + maps
+
+    def unpack_state(self, state: Sequence[Tensor]) -> list[UnitState]:
+        """The reverse of `pack_state`.
+
+        Raises:
+            ValueError: Another number of tensors than the model has.
+        """
+        units = [block.unit for block in self.backbone.blocks()]
+        sizes = [unit.pem.state_size for unit in units if unit.pem is not None]
+        num_maps = sum(unit.shift is not None for unit in units)
+        wanted = bool(sizes) + num_maps
+        if len(state) != wanted:
+            raise ValueError(f"state must hold {wanted} tensors, got {len(state)}")
+        rest = list(state)
+        vectors = list(rest.pop(0).split(sizes, dim=1)) if sizes else []
+        return [
+            UnitState(
+                vectors.pop(0) if unit.pem is not None else None,
+                rest.pop(0) if unit.shift is not None else None,
+            )
+            for unit in units
+        ]
+
+    def zero_state(self, rows: int, height_px: int, width_px: int) -> list[Tensor]:
+        """The state at a stream's start, for pictures of the given size."""
+        frame = torch.zeros(1, 3, height_px, width_px, device=self.mean.device)
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            _, state = self.step(frame)
+        self.train(training)
+        return [tensor.new_zeros(rows, *tensor.shape[1:]) for tensor in state]
+
+    def _normalise(self, pictures: Tensor) -> Tensor:
+        return (pictures.float() - self.mean) / self.std
