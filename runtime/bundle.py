@@ -1,11 +1,11 @@
 """The bundle: one folder that is all a device needs, checked before a camera opens.
 
-    bundle.json        what is in it (this module's `Bundle`)
-    step.onnx          one frame and the states in, logits and the states out
-    step.int8.onnx     the same graph with Q/DQ
-    clip.onnx          T frames at once
-    golden.npz         frames with the logits they must give
-    report.json        how it was made and what was measured
+bundle.json        what is in it (this module's `Bundle`)
+step.onnx          one frame and the states in, logits and the states out
+step.int8.onnx     the same graph with Q/DQ
+clip.onnx          T frames at once
+golden.npz         frames with the logits they must give
+report.json        how it was made and what was measured
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ CLIP_INPUT = "clip"
 
 GraphKind: TypeAlias = Literal["step", "step_int8", "clip"]
 StateDtype: TypeAlias = Literal["float32", "int8"]
+Precision: TypeAlias = Literal["float32", "int8"]
+
+GRAPH_OF: Mapping[Precision, GraphKind] = {"float32": "step", "int8": "step_int8"}
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ def run_command(main: Callable[[], int | None]) -> int:
 
 
 def one_line(err: BaseException) -> str:
-    """What an error says, on one line.
+    r"""What an error says, on one line.
 
     Example:
-        >>> one_line(ValueError("window_s must be > 0,\\n  got -1"))
+        >>> one_line(ValueError("window_s must be > 0,\n  got -1"))
         'window_s must be > 0, got -1'
         >>> one_line(MemoryError())
         'MemoryError'

@@ -6,6 +6,7 @@
     │   └── SourceLostError    it worked and stopped working
     ├── EngineError        an engine cannot be built, loaded or trusted
     ├── SessionError       an inference session cannot be made or run
+    ├── OutputError        a window or video cannot be shown or written
     ├── DataError          a data set cannot be used
     ├── CheckpointError    a checkpoint cannot be used
     └── ExportError        a graph cannot be exported or quantised
@@ -40,6 +41,10 @@ class EngineError(TdrlError):
 
 class SessionError(TdrlError):
     """An inference session cannot be made or run."""
+
+
+class OutputError(TdrlError):
+    """A window cannot be shown, or a video cannot be written."""
 
 
 class DataError(TdrlError):

@@ -142,7 +142,9 @@ def fit_picture(frame_hwc: Picture, rule: PictureRule) -> Picture:
         ValueError: `frame_hwc` is not a (H, W, 3) uint8 array.
     """
     if frame_hwc.ndim != 3 or frame_hwc.shape[2] != 3 or frame_hwc.dtype != np.uint8:
-        raise ValueError(f"a frame must be (H, W, 3) uint8, got {frame_hwc.shape} {frame_hwc.dtype}")
+        raise ValueError(
+            f"a frame must be (H, W, 3) uint8, got {frame_hwc.shape} {frame_hwc.dtype}"
+        )
     region = visible_region(frame_hwc.shape[0], frame_hwc.shape[1], rule)
     part = frame_hwc[
         region.y_px : region.y_px + region.height_px, region.x_px : region.x_px + region.width_px

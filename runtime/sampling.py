@@ -36,7 +36,9 @@ class ClipLengths:
         if len(lengths_s) == 0:
             raise ValueError("lengths_s must hold at least one length, got none")
         p10, median, p90 = np.percentile(np.asarray(lengths_s, np.float64), [10, 50, 90])
-        return cls(len(lengths_s), round(float(p10), 3), round(float(median), 3), round(float(p90), 3))
+        return cls(
+            len(lengths_s), round(float(p10), 3), round(float(median), 3), round(float(p90), 3)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,7 @@ class StepSession(Protocol):
         """Independent sets of states."""
         ...
 
-    def step(
-        self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]
-    ) -> Logits:
+    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
         """Advance one phase by one frame a stream.
 
         Args:

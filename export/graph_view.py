@@ -1,0 +1,180 @@
+"""An ONNX graph as something to ask questions of: who makes a tensor, who reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from runtime.errors import ExportError
+
+QUANTISE = "QuantizeLinear"
+DEQUANTISE = "DequantizeLinear"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """Type and shape of a tensor; unknown sizes are -1, an unknown shape is None."""
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+    @property
+    def num_elements(self) -> int:
+        """Product of the sizes; -1 if one is unknown."""
+        if self.shape is None or any(size < 0 for size in self.shape):
+            return -1
+        return math.prod(self.shape)
+
+
+class GraphView:
+    """A read-only index of one graph.
+
+    Attributes:
+        model: The model.
+        nodes: Its nodes in order.
+        inputs: Graph inputs by name, without initialisers.
+        outputs: Graph outputs by name.
+        tensors: Type and shape of every tensor that shape inference knows.
+        inference_error: Why shape inference failed, else "".
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes: Sequence[onnx.NodeProto] = list(model.graph.node)
+        self._initializers = {each.name: each for each in model.graph.initializer}
+        self._producer = {name: node for node in self.nodes for name in node.output}
+        self._consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self._consumers.setdefault(name, []).append(node)
+        self.inputs = {
+            each.name: _facts(each)
+            for each in model.graph.input
+            if each.name not in self._initializers
+        }
+        self.outputs = {each.name: _facts(each) for each in model.graph.output}
+        self.inference_error = ""
+        self.tensors = self._infer()
+
+    def producer(self, tensor: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor; None for inputs and initialisers."""
+        return self._producer.get(tensor)
+
+    def made_by(self, tensor: str) -> str:
+        """Operator that makes a tensor; "" for inputs and initialisers."""
+        node = self._producer.get(tensor)
+        return "" if node is None else node.op_type
+
+    def consumers(self, tensor: str) -> list[onnx.NodeProto]:
+        """Nodes that read a tensor, in order."""
+        return self._consumers.get(tensor, [])
+
+    def constant(self, tensor: str) -> NDArray[Any] | None:
+        """Value of an initialiser or Constant node; None if it is computed."""
+        if tensor in self._initializers:
+            return numpy_helper.to_array(self._initializers[tensor])
+        node = self._producer.get(tensor)
+        if node is None or node.op_type != "Constant":
+            return None
+        value = attribute(node, "value")
+        return None if value is None else numpy_helper.to_array(value)
+
+    def of_type(self, *kinds: str) -> list[onnx.NodeProto]:
+        """Nodes of some operators, in order."""
+        return [node for node in self.nodes if node.op_type in kinds]
+
+    def rank(self, tensor: str) -> int:
+        """Number of axes; -1 if unknown."""
+        facts = self.tensors.get(tensor)
+        return -1 if facts is None or facts.shape is None else len(facts.shape)
+
+    def after(self, tensors: Iterable[str], stop: Collection[str]) -> list[onnx.NodeProto]:
+        """Nodes that depend on some tensors; nodes of `stop` are given and not passed."""
+        return self._walk(tensors, stop, forward=True)
+
+    def before(self, tensors: Iterable[str], stop: Collection[str]) -> list[onnx.NodeProto]:
+        """Nodes that some tensors depend on; nodes of `stop` are given and not passed."""
+        return self._walk(tensors, stop, forward=False)
+
+    def _walk(
+        self, tensors: Iterable[str], stop: Collection[str], *, forward: bool
+    ) -> list[onnx.NodeProto]:
+        found: dict[int, onnx.NodeProto] = {}
+        waiting = list(tensors)
+        while waiting:
+            tensor = waiting.pop()
+            maker = self._producer.get(tensor)
+            makers = [] if maker is None else [maker]
+            for node in self.consumers(tensor) if forward else makers:
+                if id(node) in found:
+                    continue
+                found[id(node)] = node
+                if node.op_type not in stop:
+                    waiting.extend(node.output if forward else node.input)
+        return list(found.values())
+
+    def _infer(self) -> dict[str, TensorFacts]:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(
+                self.model, check_type=True, strict_mode=True, data_prop=True
+            )
+        except (onnx.shape_inference.InferenceError, ValueError) as err:
+            self.inference_error = str(err)
+            inferred = self.model
+        graph = inferred.graph
+        known = {each.name: _facts(each) for each in graph.value_info}
+        for each in graph.initializer:
+            known[each.name] = TensorFacts(each.data_type, tuple(each.dims))
+        return known | self.inputs | self.outputs
+
+
+def load_graph(source: onnx.ModelProto | Path) -> GraphView:
+    """A view of a model or of a file; external data are not read.
+
+    Raises:
+        ExportError: The file is no ONNX model.
+        FileNotFoundError: No such file.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return GraphView(source)
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is not a file; give an ONNX graph")
+    try:
+        model = onnx.load(source, load_external_data=False)
+    except Exception as err:  # protobuf's error has no public class of its own
+        raise ExportError(f"{source} cannot be read as ONNX ({err}); export it again") from err
+    return GraphView(model)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """A node's attribute as a Python value."""
+    for each in node.attribute:
+        if each.name == name:
+            return onnx.helper.get_attribute_value(each)
+    return default
+
+
+def label(node: onnx.NodeProto) -> str:
+    """What to call a node: its name, or its operator and output."""
+    return node.name or f"{node.op_type}→{node.output[0]}"
+
+
+def scale_of(view: GraphView, node: onnx.NodeProto) -> NDArray[np.float32] | None:
+    """Scale of a Q or DQ node; None if it is computed."""
+    return view.constant(node.input[1])
+
+
+def _facts(info: onnx.ValueInfoProto) -> TensorFacts:
+    kind = info.type.tensor_type
+    if not kind.HasField("shape"):
+        return TensorFacts(kind.elem_type, None)
+    sizes = (dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
+    return TensorFacts(kind.elem_type, tuple(sizes))

@@ -1,0 +1,168 @@
+"""Where a run's moments go: event log, annotated video, window, and the log's own lines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from runtime.actions import Action, ActionTracker
+from runtime.bundle import Bundle
+from runtime.decision import Decision, utc_now
+from runtime.events import Event, EventLog, decision_to_json
+from runtime.overlay import annotate
+from runtime.sources.frame import Frame
+from runtime.stepper import Moment
+from runtime.video import VideoWriter
+from runtime.window import Window
+
+FPS_MEMORY = 0.9
+
+logger = logging.getLogger(__name__)
+
+
+class Outputs:
+    """Everything that a moment is shown or written to.
+
+    Args:
+        bundle: Labels and picture rule.
+        source: Name of the source, without credentials.
+        fps: Frames a second of the video; the writer's default where it is None.
+        events: JSON-lines file, appended to; None for none.
+        video: Annotated video; None for none.
+        headless: No window.
+
+    Raises:
+        OutputError: No display.
+        OSError: A file or its folder cannot be written.
+        ValueError: A video name with an unknown suffix.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        source: str,
+        *,
+        fps: float | None = None,
+        events: Path | None = None,
+        video: Path | None = None,
+        headless: bool = True,
+    ) -> None:
+        self._bundle = bundle
+        self._source = source
+        self._actions = ActionTracker()
+        self._meter = FpsMeter()
+        self._latest: Decision | None = None
+        with ExitStack() as opened:
+            self._window = None if headless else opened.enter_context(Window(f"TDRL {source}"))
+            self._video = (
+                None if video is None else opened.enter_context(VideoWriter(video, fps=fps))
+            )
+            self._log = None if events is None else opened.enter_context(EventLog(events))
+            self._opened = opened.pop_all()
+
+    def show(self, moment: Moment) -> bool:
+        """Pass a moment on.
+
+        Returns:
+            False when the user closed the window.
+
+        Raises:
+            OutputError: The video encoder failed.
+            OSError: The disk is full or gone.
+        """
+        for event in moment.events:
+            self._note(event)
+        if moment.decision is not None:
+            self._decide(moment.decision)
+        return self._draw(moment.frame)
+
+    def note(self, kind: str, **details: Any) -> None:
+        """Write an event of the run itself, which has no frame."""
+        self._write_event(kind, None, details)
+
+    def finish(self) -> None:
+        """Write the action that is still going on."""
+        self._end_action(self._actions.finish())
+
+    def close(self) -> None:
+        """Finish and close all files; a second call does nothing."""
+        self._opened.close()
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _note(self, event: Event) -> None:
+        if event.kind == "reset":
+            self.finish()
+            logger.info("states start from zero: %s", event.details["reason"])
+        if self._log is not None:
+            self._log.write(event.to_json())
+
+    def _decide(self, decision: Decision) -> None:
+        self._latest = decision
+        before = self._actions.current
+        self._end_action(self._actions.see(decision))
+        now = self._actions.current
+        if now is not None and (before is None or before.label != now.label):
+            logger.info("%8.2f s  %s  %.0f %%", now.start_s, now.label, 100 * now.peak_prob)
+        if self._log is not None:
+            self._log.write(decision_to_json(decision, self._bundle.labels))
+
+    def _end_action(self, action: Action | None) -> None:
+        if action is not None:
+            self._write_event("action", action.end_s, action.to_json())
+
+    def _write_event(self, kind: str, stream_time_s: float | None, details: dict[str, Any]) -> None:
+        if self._log is None:
+            return
+        event = Event(
+            kind=kind,
+            source=self._source,
+            stream_time_s=None if stream_time_s is None else round(stream_time_s, 6),
+            monotonic_ns=time.monotonic_ns(),
+            utc=utc_now(),
+            details=details,
+        )
+        self._log.write(event.to_json())
+
+    def _draw(self, frame: Frame) -> bool:
+        fps = self._meter.tick(frame.grabbed_ns)
+        if self._video is None and self._window is None:
+            return True
+        picture = annotate(
+            frame.image_rgb, self._latest, self._bundle.labels, self._bundle.picture, fps
+        )
+        if self._video is not None:
+            self._video.write(picture, frame.stream_time_s)
+        return self._window is None or self._window.show(picture)
+
+
+class FpsMeter:
+    """Frames a second, smoothed.
+
+    Example:
+        >>> meter = FpsMeter()
+        >>> meter.tick(0), meter.tick(40_000_000)
+        (None, 25.0)
+    """
+
+    def __init__(self) -> None:
+        self._last_ns: int | None = None
+        self._interval_ns: float | None = None
+
+    def tick(self, grabbed_ns: int) -> float | None:
+        """Count a frame; the rate so far, None before the second frame."""
+        last_ns, self._last_ns = self._last_ns, grabbed_ns
+        if last_ns is None or grabbed_ns <= last_ns:
+            return None
+        interval_ns = float(grabbed_ns - last_ns)
+        if self._interval_ns is not None:
+            interval_ns = FPS_MEMORY * self._interval_ns + (1 - FPS_MEMORY) * interval_ns
+        self._interval_ns = interval_ns
+        return 1e9 / interval_ns

@@ -1,0 +1,168 @@
+"""Which engine runs a bundle on this machine, in which precision, and why."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from runtime.bundle import GRAPH_OF, Bundle, Precision
+from runtime.errors import SessionError
+from runtime.nvidia import find_tensorrt
+from runtime.sampling import default_phases
+from runtime.sessions.base import StepSession
+from runtime.sessions.ort import OrtStepSession
+
+Backend: TypeAlias = Literal["ort", "tensorrt", "tensorrt_rtx"]
+
+BACKENDS: tuple[Backend, ...] = ("ort", "tensorrt", "tensorrt_rtx")
+CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionChoice:
+    """An engine, a precision and the reason for both."""
+
+    backend: Backend
+    precision: Precision
+    reason: str
+
+
+def choose_session(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> SessionChoice:
+    """Choose what runs a bundle.
+
+    Args:
+        bundle: A loaded bundle.
+        backend: `auto`, `ort`, `tensorrt` or `tensorrt_rtx`. `auto` takes TensorRT where there is
+            an NVIDIA GPU, and never the CPU there; ONNX Runtime elsewhere.
+        precision: `auto`, `float32` or `int8`. `auto` takes INT8 where the bundle has it.
+
+    Raises:
+        ValueError: A name that is not known.
+        BundleError: The bundle has no graph of that precision.
+        SessionError: A GPU is here and no TensorRT for it.
+    """
+    chosen, why = _choose_backend(backend)
+    level = _choose_precision(bundle, precision)
+    return SessionChoice(chosen, level, why)
+
+
+def open_session(
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    phases: int | None = None,
+    *,
+    threads: int | None = None,
+    engine_dir: Path | None = None,
+) -> StepSession:
+    """Open a session, and log what was chosen and why.
+
+    Args:
+        bundle: A loaded bundle.
+        backend: See `choose_session`.
+        precision: See `choose_session`.
+        phases: Sets of states; None for the fewest that decide four times a second.
+        threads: Threads of ONNX Runtime; its own choice where it is None.
+        engine_dir: Where TensorRT engines are kept; the user's cache folder where it is None.
+
+    Raises:
+        ValueError: An argument out of range.
+        BundleError: The bundle lacks the graph, or the graph does not fit it.
+        EngineError: A TensorRT engine cannot be built or trusted.
+        SessionError: The engine is missing or refuses the graph.
+    """
+    choice = choose_session(bundle, backend, precision)
+    return open_chosen(bundle, choice, phases, threads=threads, engine_dir=engine_dir)
+
+
+def open_chosen(
+    bundle: Bundle,
+    choice: SessionChoice,
+    phases: int | None = None,
+    *,
+    threads: int | None = None,
+    engine_dir: Path | None = None,
+) -> StepSession:
+    """Open what `choose_session` chose; see `open_session` for the rest."""
+    count = default_phases(bundle.sampling) if phases is None else phases
+    if choice.backend == "ort":
+        session: StepSession = OrtStepSession(bundle, choice.precision, count, threads)
+    else:
+        session = _open_tensorrt(bundle, choice, count, engine_dir)
+    logger.info("%s (%s), %d phase(s)", session.description, choice.reason, count)
+    return session
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether NVIDIA's driver is here and counts at least one GPU."""
+    for name in CUDA_LIBRARIES:
+        try:
+            cuda = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value > 0
+    return False
+
+
+def _choose_backend(backend: str) -> tuple[Backend, str]:
+    if backend in BACKENDS:
+        return backend, "asked for"
+    if backend != "auto":
+        raise ValueError(f"backend must be auto, {', '.join(BACKENDS)}, got {backend!r}")
+    if not has_nvidia_gpu():
+        return "ort", "no NVIDIA GPU here"
+    for name in ("tensorrt", "tensorrt_rtx"):
+        if find_tensorrt((name,)) is not None:
+            return name, "NVIDIA GPU here"
+    raise SessionError(
+        "an NVIDIA GPU is here and no TensorRT for it; install TensorRT (on a Jetson: make the "
+        "venv with --system-site-packages), or pass --backend ort to run on the CPU"
+    )
+
+
+def _choose_precision(bundle: Bundle, precision: str) -> Precision:
+    if precision == "auto":
+        return "int8" if "step_int8" in bundle.graphs else "float32"
+    for level, kind in GRAPH_OF.items():
+        if level == precision:
+            bundle.graph(kind)
+            return level
+    raise ValueError(f"precision must be auto, {', '.join(GRAPH_OF)}, got {precision!r}")
+
+
+def _open_tensorrt(
+    bundle: Bundle, choice: SessionChoice, phases: int, engine_dir: Path | None
+) -> StepSession:
+    """The bundle's engine, built first where there is no valid one."""
+    from runtime.build_progress import StderrBar
+    from runtime.engine import engine_for_bundle
+    from runtime.sessions.cuda_memory import cuda_device
+    from runtime.sessions.trt import TrtStepSession
+
+    trt = find_tensorrt((choice.backend,))
+    if trt is None:
+        raise SessionError(f"{choice.backend} is not installed; install it or pass --backend ort")
+    device = cuda_device()
+    if device is None:
+        raise SessionError(
+            f"{choice.backend} needs an NVIDIA GPU and pycuda; install them or pass --backend ort"
+        )
+    progress = StderrBar("build engine")
+    plan_path = engine_for_bundle(
+        bundle,
+        choice.precision,
+        engine_dir,
+        trt=trt,
+        device=device,
+        on_progress=progress,
+        on_built=lambda _: progress.close(),
+    )
+    kind = GRAPH_OF[choice.precision]
+    return TrtStepSession(bundle, plan_path, graph_kind=kind, phases=phases, trt=trt)

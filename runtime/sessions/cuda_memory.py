@@ -1,0 +1,191 @@
+"""Device memory for a session: one small interface, and pycuda behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from runtime.errors import SessionError
+
+# IExecutionContext.set_tensor_address wants 256; cudaMalloc gives it, an emulation must too.
+ALIGNMENT_BYTES = 256
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A GPU: its name and its compute capability, `8.7`."""
+
+    name: str
+    compute_capability: str
+
+
+class DeviceMemory(Protocol):
+    """One CUDA context with one stream, and the buffers made in it.
+
+    It belongs to the thread that made it. Copies and fills are queued on the stream, in order;
+    host arrays may be read or written again after `synchronize`.
+    """
+
+    @property
+    def device(self) -> DeviceInfo:
+        """The GPU it is on."""
+        ...
+
+    @property
+    def stream_handle(self) -> int:
+        """The stream as `execute_async_v3` takes it; never the default stream."""
+        ...
+
+    def alloc(self, size_bytes: int) -> int:
+        """Address of new device memory, aligned to 256 bytes; its contents are undefined."""
+        ...
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """A page-locked host array; its contents are undefined."""
+        ...
+
+    def fill_zero(self, address: int, size_bytes: int) -> None:
+        """Queue zeros into device memory."""
+        ...
+
+    def to_device(self, address: int, host: NDArray[Any]) -> None:
+        """Queue a copy of a pinned array into device memory."""
+        ...
+
+    def to_host(self, host: NDArray[Any], address: int) -> None:
+        """Queue a copy of device memory into a pinned array."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until everything queued is done."""
+        ...
+
+    def close(self) -> None:
+        """Free the buffers, the stream and the context."""
+        ...
+
+
+class PycudaMemory:
+    """`DeviceMemory` on pycuda.
+
+    It retains the device's primary context, which TensorRT's own CUDA runtime uses too, and never
+    `pycuda.autoinit`, which makes a context of its own.
+
+    Args:
+        device_index: Which GPU.
+
+    Raises:
+        SessionError: pycuda is not installed, or CUDA does not start.
+    """
+
+    def __init__(self, device_index: int = 0) -> None:
+        self._cuda = _import_pycuda()
+        self._closing = ExitStack()
+        with self._errors("CUDA does not start"):
+            self._cuda.init()
+            device = self._cuda.Device(device_index)
+            self._device = _device_info(device)
+            self._context = device.retain_primary_context()
+            self._context.push()
+            self._closing.callback(self._pop_context)
+        try:
+            with self._errors("a CUDA stream cannot be made"):
+                self._stream = self._cuda.Stream()
+        except SessionError:
+            self.close()
+            raise
+
+    @property
+    def device(self) -> DeviceInfo:
+        """The GPU it is on."""
+        return self._device
+
+    @property
+    def stream_handle(self) -> int:
+        """The stream as `execute_async_v3` takes it."""
+        return int(self._stream.handle)
+
+    def alloc(self, size_bytes: int) -> int:
+        """Address of new device memory."""
+        with self._errors(f"{size_bytes} bytes of GPU memory cannot be had"):
+            buffer = self._cuda.mem_alloc(size_bytes)
+        self._closing.callback(buffer.free)
+        return int(buffer)
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """A page-locked host array."""
+        with self._errors(f"page-locked memory for {shape} cannot be had"):
+            array: NDArray[Any] = self._cuda.pagelocked_empty(shape, np.dtype(dtype))
+        self._closing.callback(array.base.free)  # type: ignore[union-attr]  # pycuda's own type
+        return array
+
+    def fill_zero(self, address: int, size_bytes: int) -> None:
+        """Queue zeros into device memory."""
+        with self._errors("a buffer cannot be cleared"):
+            self._cuda.memset_d8_async(address, 0, size_bytes, self._stream)
+
+    def to_device(self, address: int, host: NDArray[Any]) -> None:
+        """Queue a copy to the device."""
+        with self._errors("a copy to the GPU failed"):
+            self._cuda.memcpy_htod_async(address, host, self._stream)
+
+    def to_host(self, host: NDArray[Any], address: int) -> None:
+        """Queue a copy from the device."""
+        with self._errors("a copy from the GPU failed"):
+            self._cuda.memcpy_dtoh_async(host, address, self._stream)
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        with self._errors("the GPU reports an error"):
+            self._stream.synchronize()
+
+    def close(self) -> None:
+        """Free buffers in reverse order, then the stream, then release the context."""
+        with self._errors("GPU memory cannot be freed"):
+            self._closing.close()
+
+    def _pop_context(self) -> None:
+        self._stream = None
+        self._context.pop()
+        self._context = None  # the last reference releases the primary context
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._cuda.Error as err:
+            raise SessionError(f"{what}: {err}; close other GPU programs or restart it") from err
+
+
+def cuda_device(device_index: int = 0) -> DeviceInfo | None:
+    """The GPU, or None where there is none or pycuda is not installed; never raises."""
+    try:
+        cuda = _import_pycuda()
+    except SessionError:
+        return None
+    try:
+        cuda.init()
+        return _device_info(cuda.Device(device_index))
+    except cuda.Error:
+        return None
+
+
+def _device_info(device: Any) -> DeviceInfo:
+    major, minor = device.compute_capability()
+    return DeviceInfo(str(device.name()), f"{major}.{minor}")
+
+
+def _import_pycuda() -> Any:
+    try:
+        import pycuda.driver as cuda
+    except (ImportError, OSError) as err:
+        raise SessionError(
+            f"pycuda cannot be imported ({err}); on a Jetson: "
+            "PATH=/usr/local/cuda/bin:$PATH pip install pycuda"
+        ) from err
+    return cuda

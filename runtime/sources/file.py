@@ -1,0 +1,146 @@
+"""A video file: every frame, in order, the same ones every time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from runtime.errors import SourceError, SourceLostError
+from runtime.sources.capture import nominal_fps, open_capture, rgb_from_bgr
+from runtime.sources.container import missing_bytes
+from runtime.sources.frame import Frame, SourceCounts
+from runtime.sources.uri import SourceUri
+
+DEFAULT_FPS = 25.0
+NAP_S = 0.05
+
+
+class FileSource:
+    """Reads a video file. Pictures are turned as the file's rotation says.
+
+    Args:
+        path: The video file.
+        realtime: Give frames no earlier than their stream time, as a camera would; none is
+            dropped.
+
+    Raises:
+        SourceError: No such file, a folder, or nothing that can be decoded.
+    """
+
+    is_live = False
+
+    def __init__(self, path: Path, *, realtime: bool = False) -> None:
+        self.name = str(path)
+        self._path = path
+        self._realtime = realtime
+        self._captured = 0
+        self._stopped = False
+        self._capture = open_capture(SourceUri("file", str(path), str(path)))
+        self.fps = nominal_fps(self._capture)
+
+    @property
+    def counts(self) -> SourceCounts:
+        """Frames decoded so far; a file drops none."""
+        return SourceCounts(captured=self._captured)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give every frame of the file.
+
+        Raises:
+            SourceLostError: The file was cut off; raised after the last frame that is there.
+            SourceError: Not one frame could be decoded.
+        """
+        clock = FileClock(self.fps or DEFAULT_FPS)
+        pace = _Pace()
+        while not self._stopped and self._capture.grab():
+            grabbed_ns = time.monotonic_ns()
+            time_s = clock.time_of(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+            decoded, image = self._capture.retrieve()
+            if not decoded:
+                continue
+            if self._realtime:
+                self._wait(pace.delay_s(time_s))
+                grabbed_ns = time.monotonic_ns()
+            self._captured += 1
+            yield Frame(rgb_from_bgr(image), self._captured - 1, time_s, grabbed_ns)
+        if not self._stopped:
+            self._check_end(clock.last_s)
+
+    def stop(self) -> None:
+        """End the iteration before the next frame."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stopped = True
+        self._capture.release()
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _wait(self, delay_s: float) -> None:
+        until_s = time.monotonic() + delay_s
+        while not self._stopped and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(NAP_S, left_s))
+
+    def _check_end(self, last_s: float) -> None:
+        if self._captured == 0:
+            raise SourceError(f"{self.name} holds no frame that this OpenCV can decode")
+        missing = missing_bytes(self._path)
+        if missing:
+            raise SourceLostError(
+                f"{self.name} is cut off: it ends after {self._captured} frames at {last_s:.2f} s, "
+                f"at least {missing} bytes are missing; copy the file again"
+            )
+
+
+class FileClock:
+    """Stream times of a file's frames, strictly rising.
+
+    A container's timestamp is used where it moves on. Where it does not (elementary streams
+    without timestamps, builds of OpenCV that give the first 0 twice) the frame rate counts on.
+
+    Example:
+        >>> clock = FileClock(fps=25)
+        >>> [clock.time_of(pos_msec) for pos_msec in (0, 0, 40, 120)]
+        [0.0, 0.04, 0.08, 0.12]
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.last_s = -1.0
+        self._fps = fps
+        self._first = True
+
+    def time_of(self, pos_msec: float) -> float:
+        """Stream time in seconds of the next frame.
+
+        Args:
+            pos_msec: The timestamp that the capture states, in milliseconds.
+        """
+        stated_s = pos_msec / 1000
+        if self._first:
+            self.last_s = max(0.0, stated_s)
+            self._first = False
+        else:
+            counted_s = self.last_s + 1 / self._fps
+            self.last_s = stated_s if stated_s > self.last_s else counted_s
+        return self.last_s
+
+
+class _Pace:
+    """How long to wait so that stream time passes like real time."""
+
+    def __init__(self) -> None:
+        self._offset_s: float | None = None
+
+    def delay_s(self, stream_time_s: float) -> float:
+        now_s = time.monotonic()
+        if self._offset_s is None:
+            self._offset_s = now_s - stream_time_s
+        return max(0.0, stream_time_s + self._offset_s - now_s)

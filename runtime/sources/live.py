@@ -1,0 +1,269 @@
+"""A camera or network stream: the newest frame wins, and a lost connection comes back.
+
+One thread reads for each source, because a consumer slower than the camera would otherwise fall
+seconds behind: FFmpeg keeps every frame it received. The thread keeps one frame, the newest, and
+counts those that nobody took.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+from numpy.typing import NDArray
+
+from runtime.errors import SourceError, SourceLostError
+from runtime.sources.capture import (
+    READ_TIMEOUT_S,
+    Capture,
+    nominal_fps,
+    open_capture,
+    rgb_from_bgr,
+)
+from runtime.sources.frame import Frame, SourceCounts
+from runtime.sources.uri import SourceUri
+
+POLL_S = 0.1
+# Timestamps of these mean something. Cameras and MJPEG over HTTP get made-up ones, counted from
+# a frame rate that nobody keeps.
+TIMED_SCHEMES = ("rtsp://", "rtsps://")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectRule:
+    """How to come back after a loss: waits double from first to last, each with jitter.
+
+    Attributes:
+        first_wait_s: Wait before the first attempt.
+        last_wait_s: The longest wait.
+        give_up_after_s: Seconds without success until the source counts as lost for good.
+    """
+
+    first_wait_s: float = 0.25
+    last_wait_s: float = 5.0
+    give_up_after_s: float = math.inf
+
+    def wait_s(self, attempt: int) -> float:
+        """Wait before an attempt, 0 the first: half to all of the doubled wait.
+
+        Jitter keeps many devices from knocking on one camera at once.
+        """
+        longest_s = min(self.last_wait_s, self.first_wait_s * 2.0 ** min(attempt, 30))
+        return longest_s * random.uniform(0.5, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Grabbed:
+    """A frame as the reading thread hands it over, still BGR."""
+
+    image_bgr: NDArray[Any]
+    index: int
+    stream_time_s: float
+    grabbed_ns: int
+    connection: int
+
+
+class LiveSource:
+    """Reads a camera or network stream on its own thread.
+
+    Args:
+        uri: The camera or stream.
+        reconnect: How to come back after a loss; for ever by default.
+        opener: Opens a capture; replaced in tests that inject a failure.
+
+    Raises:
+        SourceError: It cannot be opened, or gives no first frame.
+    """
+
+    is_live = True
+
+    def __init__(
+        self,
+        uri: SourceUri,
+        *,
+        reconnect: ReconnectRule | None = None,
+        opener: Callable[[SourceUri], Capture] = open_capture,
+    ) -> None:
+        self.name = uri.name
+        self._uri = uri
+        self._rule = reconnect or ReconnectRule()
+        self._opener = opener
+        self._slot = _Slot()
+        self._stopped = False
+        self._failure: SourceLostError | None = None
+        self._captured = 0
+        self._reconnects = 0
+        self._is_timed = uri.target.lower().startswith(TIMED_SCHEMES)
+        self._origin_ns = time.monotonic_ns()
+        first = self._connect()
+        self.fps = nominal_fps(self._capture)
+        if first is None:
+            raise SourceError(f"{self.name} opened but gave no frame; is another program using it?")
+        self._slot.put(first)
+        self._thread = threading.Thread(target=self._run, name=f"read {self.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def counts(self) -> SourceCounts:
+        """Frames captured, dropped, and reconnects so far."""
+        return SourceCounts(self._captured, self._slot.dropped, self._reconnects)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the newest frame each time one is asked for; waits for it.
+
+        Raises:
+            SourceLostError: The source did not come back within the reconnect rule's limit.
+        """
+        while not self._stopped:
+            grabbed = self._slot.take(POLL_S)
+            if grabbed is not None:
+                yield Frame(
+                    rgb_from_bgr(grabbed.image_bgr),
+                    grabbed.index,
+                    grabbed.stream_time_s,
+                    grabbed.grabbed_ns,
+                    grabbed.connection,
+                )
+            elif not self._thread.is_alive() and not self._stopped:
+                raise self._failure or SourceLostError(f"reading {self.name} failed; see the log")
+
+    def stop(self) -> None:
+        """Make the iteration end within a tenth of a second; safe in a signal handler."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Stop the reading thread, which then frees the device."""
+        self._stopped = True
+        self._thread.join(READ_TIMEOUT_S + 2 * POLL_S)
+        if self._thread.is_alive():
+            logger.warning("%s still waits for a frame; leaving it behind", self.name)
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        """The reading thread: read until it fails, open again, read on."""
+        try:
+            while not self._stopped:
+                grabbed = self._grab()
+                if grabbed is None:
+                    self._capture.release()
+                    grabbed = self._reopen()
+                if grabbed is not None:
+                    self._slot.put(grabbed)
+        except SourceLostError as err:
+            self._failure = err
+        finally:
+            self._capture.release()
+
+    def _connect(self) -> _Grabbed | None:
+        """Open the source and take its first frame; None where it gives none."""
+        self._capture = self._opener(self._uri)
+        if self._is_timed:
+            self._capture.grab()  # a connection's first frame has no timestamp in FFmpeg
+        grabbed = self._grab()
+        if grabbed is None:
+            self._capture.release()
+        return grabbed
+
+    def _grab(self) -> _Grabbed | None:
+        """Grab and decode one frame; None when the source has none to give."""
+        try:
+            if not self._capture.grab():
+                return None
+            grabbed_ns = time.monotonic_ns()
+            decoded, image = self._capture.retrieve()
+        except cv2.error as err:
+            logger.warning("%s failed to read: %s", self.name, type(err).__name__)
+            return None
+        if not decoded:
+            return None
+        time_s = self._time_of(grabbed_ns)
+        self._captured += 1
+        return _Grabbed(image, self._captured - 1, time_s, grabbed_ns, self._reconnects)
+
+    def _time_of(self, grabbed_ns: int) -> float:
+        """Stream time of the frame just grabbed."""
+        if self._is_timed:
+            return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return (grabbed_ns - self._origin_ns) / 1e9
+
+    def _reopen(self) -> _Grabbed | None:
+        """Open the source again, for as long as the rule allows.
+
+        Returns:
+            The first frame after the loss; None when the source was stopped meanwhile.
+
+        Raises:
+            SourceLostError: It did not come back in time.
+        """
+        lost_s = time.monotonic()
+        logger.warning("%s was lost after %d frames; connecting again", self.name, self._captured)
+        for attempt in itertools.count():
+            self._nap(self._rule.wait_s(attempt))
+            if self._stopped:
+                break
+            grabbed = self._try_open()
+            away_s = time.monotonic() - lost_s
+            if grabbed is not None:
+                logger.warning("%s is back after %.1f s", self.name, away_s)
+                return grabbed
+            if away_s > self._rule.give_up_after_s:
+                raise SourceLostError(
+                    f"{self.name} was lost and did not come back within "
+                    f"{self._rule.give_up_after_s:g} s; check power and network"
+                )
+        return None
+
+    def _try_open(self) -> _Grabbed | None:
+        """One attempt; gives the first frame of the new connection."""
+        try:
+            grabbed = self._connect()
+        except SourceError as err:
+            logger.debug("%s", err)
+            return None
+        if grabbed is None:
+            return None
+        self._reconnects += 1
+        return replace(grabbed, connection=self._reconnects)
+
+    def _nap(self, wait_s: float) -> None:
+        until_s = time.monotonic() + wait_s
+        while not self._stopped and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(POLL_S, left_s))
+
+
+class _Slot:
+    """Hands the newest frame from the reading thread to the consumer."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._changed = threading.Condition()
+        self._newest: _Grabbed | None = None
+
+    def put(self, grabbed: _Grabbed) -> None:
+        with self._changed:
+            self.dropped += self._newest is not None
+            self._newest = grabbed
+            self._changed.notify()
+
+    def take(self, timeout_s: float) -> _Grabbed | None:
+        """The newest frame not taken yet; None where none came in time."""
+        with self._changed:
+            if self._newest is None:
+                self._changed.wait(timeout_s)
+            grabbed, self._newest = self._newest, None
+            return grabbed

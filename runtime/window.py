@@ -1,0 +1,58 @@
+"""A window on the screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import cv2
+
+from runtime.errors import OutputError
+from runtime.preprocess import Picture
+
+QUIT_KEYS = (ord("q"), 27)  # q and Escape
+HINT = "pass --headless, and --output annotated.mp4 to see pictures later"
+
+
+class Window:
+    """Shows pictures; the user closes it with q, Escape or its button.
+
+    Args:
+        title: The window's title.
+
+    Raises:
+        OutputError: No display, or an OpenCV without windows.
+    """
+
+    def __init__(self, title: str) -> None:
+        # asked for here, because Qt does not raise without a display: it aborts the process
+        if sys.platform == "linux" and not _has_display():
+            raise OutputError(f"no display here (DISPLAY is not set); {HINT}")
+        self._title = title
+        try:
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL)
+        except cv2.error as err:
+            raise OutputError(
+                f"this OpenCV cannot open windows (a headless build); {HINT}"
+            ) from err
+
+    def show(self, image_rgb: Picture) -> bool:
+        """Show a picture, shape (H, W, 3), uint8, RGB; False when the user has closed it."""
+        cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+        if cv2.waitKey(1) & 0xFF in QUIT_KEYS:
+            return False
+        return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+
+    def close(self) -> None:
+        """Close the window."""
+        cv2.destroyAllWindows()
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

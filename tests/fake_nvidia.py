@@ -1,0 +1,274 @@
+"""A stand-in for `tensorrt` on the emulated GPU of `tests/fake_cuda.py`.
+
+What it copies from the real one, because sessions go wrong there:
+
+- outputs are poison before they are written, and are poisoned before inputs are read, so one
+  buffer for both gives nonsense
+- a plan runs on the library version it was built with; failures only reach the logger
+- its objects must go before the CUDA context
+
+The arithmetic is ONNX Runtime's, with optimisation off.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from tests.fake_cuda import ALIGNMENT_BYTES, POISON, Machine, fake_pycuda_driver
+
+PLAN_MAGIC = b"FAKEPLAN"
+
+
+def fake_tensorrt(machine: Machine, version: str = "10.3.0", name: str = "tensorrt") -> ModuleType:
+    """A stand-in for `tensorrt`; its plans hold the ONNX model."""
+    trt = ModuleType(name)
+    trt.__dict__.update(
+        __version__=version,
+        ILogger=_Logger,
+        IProgressMonitor=type("IProgressMonitor", (), {}),
+        NetworkDefinitionCreationFlag=enum.IntEnum(
+            "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+        ),
+        MemoryPoolType=enum.Enum("MemoryPoolType", ["WORKSPACE"]),
+        ProfilingVerbosity=enum.Enum("ProfilingVerbosity", ["DETAILED"]),
+        LayerType=enum.Enum("LayerType", ["QUANTIZE"]),
+        BuilderFlag=enum.Enum("BuilderFlag", ["INT8"]),
+        OnnxParser=_Parser,
+        Builder=lambda logger: _Builder(machine, logger, version),
+        Runtime=lambda logger: _Runtime(machine, logger, version),
+    )
+    return trt
+
+
+def install(monkeypatch: pytest.MonkeyPatch, version: str = "10.3.0") -> Machine:
+    """Put the stand-ins where `import` finds them."""
+    machine = Machine()
+    driver = fake_pycuda_driver(machine)
+    package = ModuleType("pycuda")
+    package.__dict__.update(driver=driver, __path__=[])
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(machine, version))
+    return machine
+
+
+class _Logger:
+    def log(self, severity: Any, msg: str) -> None:
+        raise NotImplementedError
+
+
+def _say(logger: _Logger, severity: str, text: str) -> None:
+    logger.log(SimpleNamespace(name=severity), text)
+
+
+class _Network:
+    def __init__(self) -> None:
+        self.model = b""
+        self.inputs: list[Any] = []
+        self.num_layers = 0
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
+
+    def get_input(self, index: int) -> Any:
+        return self.inputs[index]
+
+
+class _Parser:
+    def __init__(self, network: _Network, logger: _Logger) -> None:
+        self._network = network
+        self.num_errors = 0
+
+    def parse(self, model: bytes) -> bool:
+        try:
+            graph = onnx.load_from_string(model).graph
+        except DecodeError as err:
+            self.num_errors, self._why = 1, str(err)
+            return False
+        self._network.model = model
+        self._network.inputs = [
+            SimpleNamespace(name=i.name, shape=tuple(_sizes(i))) for i in graph.input
+        ]
+        return True
+
+    def get_error(self, index: int) -> Any:
+        return SimpleNamespace(
+            code=lambda: "MODEL_DESERIALIZE_FAILED", node_name=lambda: "", desc=lambda: self._why
+        )
+
+
+class _Config:
+    def __init__(self) -> None:
+        self.progress_monitor: Any = None
+        self.timing_cache: Any = None
+
+    def set_memory_pool_limit(self, pool: Any, size_bytes: int) -> None:
+        self.workspace_bytes = size_bytes
+
+    def create_timing_cache(self, data: bytes) -> Any:
+        return SimpleNamespace(data=data, serialize=lambda: b"timings")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        return cache.data in (b"", b"timings")
+
+
+class _Builder:
+    def __init__(self, machine: Machine, logger: _Logger, version: str) -> None:
+        self._machine, self._logger, self._version = machine, logger, version
+
+    def create_network(self, flags: int) -> _Network:
+        assert flags == 0b10, "strongly typed, and nothing else"
+        return _Network()
+
+    def create_builder_config(self) -> _Config:
+        return _Config()
+
+    def build_serialized_network(self, network: _Network, config: _Config) -> bytes | None:
+        self._machine.builds += 1
+        config.progress_monitor.phase_start("Building Engine", None, 2)
+        for step in range(2):
+            if not config.progress_monitor.step_complete("Building Engine", step):
+                _say(self._logger, "ERROR", "Error Code 7: BuildCanceled")
+                return None
+        config.progress_monitor.phase_finish("Building Engine")
+        if self._machine.fail == "build":
+            _say(self._logger, "ERROR", "Tactic Device request: 900MB. insufficient memory")
+            return None
+        streams = network.inputs[0].shape[0]
+        head = json.dumps({"version": self._version, "streams": streams}).encode()
+        return b"\n".join([PLAN_MAGIC, head, network.model])
+
+
+class _Runtime:
+    def __init__(self, machine: Machine, logger: _Logger, version: str) -> None:
+        machine.use("runtime")
+        self._machine, self._logger, self._version = machine, logger, version
+
+    def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
+        self._machine.use("deserialise_engine")
+        magic, head, model = plan.split(b"\n", 2)
+        facts = json.loads(head)
+        if (
+            self._machine.fail == "deserialise"
+            or magic != PLAN_MAGIC
+            or facts["version"] != self._version
+        ):
+            _say(self._logger, "ERROR", "The engine plan file is not compatible")
+            return None
+        return _Engine(self, self._machine, self._logger, model, facts["streams"])
+
+    def __del__(self) -> None:
+        _note_end(self._machine, "runtime")
+
+
+class _Engine:
+    def __init__(
+        self, runtime: _Runtime, machine: Machine, logger: _Logger, model: bytes, streams: int
+    ) -> None:
+        self._runtime, self._machine, self._logger = runtime, machine, logger
+        stamped = _stamped(model, streams)
+        self.tensors = {i.name: i for i in [*stamped.graph.input, *stamped.graph.output]}
+        self.input_names = [i.name for i in stamped.graph.input]
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        self.arithmetic = ort.InferenceSession(stamped.SerializeToString(), options)
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return _sizes(self.tensors[name])
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        kinds = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 10: "HALF"}
+        return SimpleNamespace(name=kinds[self.tensors[name].type.tensor_type.elem_type])
+
+    def create_execution_context(self) -> _Context | None:
+        if self._machine.fail == "context":
+            _say(self._logger, "ERROR", "Error Code 2: OutOfMemory")
+            return None
+        return _Context(self, self._machine, self._logger)
+
+    def __del__(self) -> None:
+        _note_end(self._machine, "engine")
+
+
+class _Context:
+    def __init__(self, engine: _Engine, machine: Machine, logger: _Logger) -> None:
+        self._engine, self._machine, self._logger = engine, machine, logger
+        self._addresses: dict[str, int] = {}
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if name not in self._engine.tensors or address % ALIGNMENT_BYTES:
+            _say(self._logger, "ERROR", f"invalid address for {name}")
+            return False
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        machine = self._machine
+        machine.use("execute_async")
+        if stream_handle == 0:
+            machine.faults.append("the default stream")
+        if machine.fail == "execute" or self._addresses.keys() != self._engine.tensors.keys():
+            machine.fail = ""
+            _say(self._logger, "ERROR", "Error Code 3: an address is missing")
+            return False
+        addresses = dict(self._addresses)
+        machine.executions.append(addresses)
+        machine.queue.append(lambda: self._run(addresses))
+        return True
+
+    def _run(self, addresses: dict[str, int]) -> None:
+        views = {name: self._view(name, address) for name, address in addresses.items()}
+        outputs = [name for name in views if name not in self._engine.input_names]
+        for name in outputs:  # a kernel may write before another has read
+            views[name].reshape(-1).view(np.uint8)[:] = POISON
+        feeds = {name: views[name].copy() for name in self._engine.input_names}
+        with np.errstate(all="ignore"):
+            results = self._engine.arithmetic.run(outputs, feeds)
+        for name, result in zip(outputs, results, strict=True):
+            views[name][...] = result
+
+    def _view(self, name: str, address: int) -> np.ndarray[Any, Any]:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(
+            self._engine.tensors[name].type.tensor_type.elem_type
+        )
+        shape = self._engine.get_tensor_shape(name)
+        raw = self._machine.memory(address, int(np.prod(shape)) * dtype.itemsize)
+        return raw.view(dtype).reshape(shape)
+
+    def __del__(self) -> None:
+        _note_end(self._machine, "execution context")
+
+
+def _note_end(machine: Machine, what: str) -> None:
+    machine.events.append(f"{what} destroyed")
+    if not machine.contexts.get(threading.get_ident()):
+        machine.faults.append(f"{what} destroyed without a current context")
+
+
+def _sizes(info: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+
+
+def _stamped(model: bytes, streams: int) -> onnx.ModelProto:
+    """The model with N rows, as the real builder stamps them onto the inputs."""
+    stamped = onnx.load_from_string(model)
+    for info in [*stamped.graph.input, *stamped.graph.output]:
+        info.type.tensor_type.shape.dim[0].dim_value = streams
+    return stamped

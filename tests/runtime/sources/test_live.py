@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from runtime.errors import SourceError, SourceLostError
+from runtime.sources.choose import open_source
+from runtime.sources.live import LiveSource, ReconnectRule
+from runtime.sources.uri import SourceUri, parse_source
+from tests.mjpeg_server import free_port, mjpeg_camera
+from tests.runtime.faults import BrokenCapture, Opener
+
+FAST = ReconnectRule(first_wait_s=0.01, last_wait_s=0.02)
+CAMERA = SourceUri("camera", "0", "camera 0")
+RTSP = parse_source("rtsp://admin:hunter2@cam/1")
+
+
+def test_a_slow_consumer_gets_the_newest_frame_and_the_rest_is_counted():
+    with mjpeg_camera(free_port()) as url, open_source(url) as source:
+        frames = iter(source)
+        first = next(frames)
+        time.sleep(0.5)
+        second = next(frames)
+        age_s = (time.monotonic_ns() - second.grabbed_ns) / 1e9
+        counts = source.counts
+    assert source.is_live
+    assert second.index > first.index + 5
+    assert counts.dropped >= second.index - first.index - 1
+    assert age_s < 0.2
+    # stream time of a camera without timestamps is grab time
+    grabbed_s = (second.grabbed_ns - first.grabbed_ns) / 1e9
+    assert second.stream_time_s - first.stream_time_s == pytest.approx(grabbed_s)
+
+
+def test_a_camera_that_comes_back_is_read_on(caplog):
+    port = free_port()
+    with mjpeg_camera(port) as url:
+        source = LiveSource(parse_source(url), reconnect=FAST)
+        frames = iter(source)
+        before = next(frames)
+    with source, mjpeg_camera(port):
+        after = next(frame for frame in frames if frame.connection == 1)
+        assert source.counts.reconnects == 1
+    assert before.connection == 0
+    assert after.index > before.index
+    assert after.stream_time_s > before.stream_time_s
+    assert "was lost" in caplog.text
+    assert "is back after" in caplog.text
+
+
+def test_what_is_not_there_is_refused_at_once(capfd):
+    port = free_port()
+    with pytest.raises(SourceError, match=rf"rtsp://\*\*\*@127.0.0.1:{port}/v cannot be opened"):
+        open_source(f"rtsp://user:hunter2@127.0.0.1:{port}/v")
+    with pytest.raises(SourceError, match=r"camera 99 .*no such camera \(/dev/video99\)"):
+        open_source("99")
+    assert capfd.readouterr() == ("", "")  # FFmpeg would print the password
+
+
+def test_a_source_without_a_first_frame_is_refused():
+    capture = BrokenCapture(0)
+    with pytest.raises(SourceError, match="camera 0 opened but gave no frame"):
+        LiveSource(CAMERA, opener=Opener(capture))
+    assert capture.released
+
+
+def test_a_source_lost_for_good_says_so_without_its_password(caplog):
+    caplog.set_level(logging.DEBUG)
+    opener = Opener(BrokenCapture(5))
+    rule = ReconnectRule(first_wait_s=0.01, last_wait_s=0.01, give_up_after_s=0.1)
+    with LiveSource(RTSP, reconnect=rule, opener=opener) as source:
+        with pytest.raises(SourceLostError, match=r"rtsp://\*\*\*@cam/1 was lost and did not"):
+            list(source)
+        assert opener.attempts > 2
+    assert "hunter2" not in caplog.text
+
+
+def test_a_connection_that_opens_and_gives_nothing_is_tried_again():
+    first, empty, third = BrokenCapture(3), BrokenCapture(0), BrokenCapture(10**6)
+    opener = Opener(first, None, empty, third)
+    with LiveSource(CAMERA, reconnect=FAST, opener=opener) as source:
+        frame = next(frame for frame in source if frame.connection > 0)
+    assert frame.connection == source.counts.reconnects == 1
+    assert first.released
+    assert empty.released
+    assert third.released
+
+
+def test_rtsp_times_are_the_streams_own_and_skip_the_frame_without_one():
+    # a connection's first frame states 0, whatever the next ones state
+    with LiveSource(RTSP, opener=Opener(BrokenCapture(2, first_msec=80.0))) as source:
+        assert next(iter(source)).stream_time_s == pytest.approx(0.12)
+
+
+def test_stop_ends_a_waiting_consumer():
+    rule = ReconnectRule(first_wait_s=30)
+    with LiveSource(CAMERA, reconnect=rule, opener=Opener(BrokenCapture(1))) as source:
+        threading.Timer(0.2, source.stop).start()
+        started_s = time.monotonic()
+        assert len(list(source)) == 1
+        assert time.monotonic() - started_s < 2
+    assert not any(thread.name == "read camera 0" for thread in threading.enumerate())
+
+
+def test_waits_double_to_a_limit_with_jitter():
+    rule = ReconnectRule(first_wait_s=1.0, last_wait_s=8.0)
+    for attempt, longest_s in enumerate((1, 2, 4, 8, 8, 8)):
+        waits_s = {rule.wait_s(attempt) for _ in range(50)}
+        assert len(waits_s) > 1
+        assert all(longest_s / 2 <= wait_s <= longest_s for wait_s in waits_s)
+    assert rule.wait_s(10**6) <= 8

@@ -1,0 +1,204 @@
+"""Measure a checkpoint: clip accuracy, live accuracy, the order control, a confusion picture.
+
+    python -m train.evaluate --checkpoint artifacts/demo/checkpoint/best.ckpt \
+        --data artifacts/data/arrow_of_time
+
+Clip accuracy is the papers' protocol: T frames, zero state. Live accuracy is what a camera gets:
+actions back to back in one stream, no reset. They stand side by side, because the difference is
+the price of streaming.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from runtime.artifacts import ARTIFACTS, LATEST
+from runtime.command import run_command
+from runtime.errors import DataError
+from runtime.files import write_json
+from train.checkpoint import Facts, load_checkpoint
+from train.confusion import confusion_matrix, draw_confusion
+from train.data.arrow_of_time import PAIRS
+from train.data.catalog import load_split, load_tape
+from train.data.clips import ClipRule
+from train.live_evaluation import TorchSession, bundle_of, decide_tape, score_tape
+from train.live_score import LiveScore
+from train.model.tdrl import Tdrl
+
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """A split in memory: pictures (B, T, 3, H, W) uint8 and classes (B,) int64."""
+
+    pictures: Tensor
+    label: Tensor
+
+
+def load_clips(data: Path, split: str, facts: Facts) -> Clips:
+    """A split's clips at segment centres, as the clip protocol wants them.
+
+    Raises:
+        DataError: The split cannot be used.
+    """
+    rule = ClipRule(facts.sampling.num_segments, facts.sampling.spacing_s, "segments")
+    clips = load_split(data, split, facts.labels).clips(facts.picture, rule)
+    items = [clips[i] for i in tqdm(range(len(clips)), desc=f"{split} clips", disable=None)]
+    return Clips(torch.stack([item[0] for item in items]), torch.tensor([i[1] for i in items]))
+
+
+@torch.inference_mode()
+def clip_logits(model: Tdrl, pictures: Tensor) -> Tensor:
+    """Consensus logits (B, K) of clips (B, T, 3, H, W), in batches."""
+    device = model.fc.weight.device
+    batches = pictures.split(BATCH)
+    return torch.cat([model(batch.to(device)).mean(1).cpu() for batch in batches])
+
+
+def top1_of(logits: Tensor, label: Tensor) -> float:
+    """Share of rows whose largest logit is the class, 0..1."""
+    return float((logits.argmax(1) == label).double().mean())
+
+
+def order_control(model: Tdrl, clips: Clips, labels: tuple[str, ...]) -> float:
+    """Accuracy on exact pairs: every clip of a reversible class, forwards and backwards.
+
+    Both clips of a pair hold the same frames, so a model that does not know their order gives
+    the same answer twice and is right at most once: it cannot pass 50 %.
+
+    Raises:
+        DataError: The data have no reversible classes.
+    """
+    partner = {
+        index: labels.index(PAIRS[name])
+        for index, name in enumerate(labels)
+        if PAIRS.get(name, name) != name and PAIRS[name] in labels
+    }
+    chosen = torch.tensor([int(c) in partner for c in clips.label])
+    if not chosen.any():
+        raise DataError("no reversible classes in these data: the order control needs the demo's")
+    forwards, label = clips.pictures[chosen], clips.label[chosen]
+    reverse = torch.tensor([partner[int(c)] for c in label])
+    right = top1_of(clip_logits(model, forwards), label)
+    return (right + top1_of(clip_logits(model, forwards.flip(1)), reverse)) / 2
+
+
+def live_score(model: Tdrl, facts: Facts, data: Path, tape: str) -> LiveScore:
+    """Live metrics of a causal model on a tape, through the runtime.
+
+    Raises:
+        DataError: The tape cannot be used.
+    """
+    video, truth = load_tape(data, tape, facts.labels)
+    bundle = bundle_of(facts)
+    with TorchSession(model) as session:
+        decisions = decide_tape(bundle, session, video)
+    return score_tape(bundle, decisions, truth)
+
+
+def evaluate(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
+    """Measure a checkpoint and write `evaluation.json` and `confusion.png`.
+
+    Args:
+        checkpoint: What to measure.
+        data: Data folder with `validation/` and, for live accuracy, `tape/`.
+        out: Folder for the results.
+
+    Returns:
+        What `evaluation.json` holds.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        DataError: The data cannot be used.
+    """
+    model, facts = load_checkpoint(checkpoint)
+    clips = load_clips(data, "validation", facts)
+    logits = clip_logits(model, clips.pictures)
+    answer = logits.argmax(1).tolist()
+    matrices = {"clips": confusion_matrix(clips.label.tolist(), answer, len(facts.labels))}
+    result: dict[str, Any] = {
+        "checkpoint": checkpoint.name,
+        "clips": len(answer),
+        "clip_top1": top1_of(logits, clips.label),
+    }
+    if set(facts.labels) <= set(PAIRS):
+        result["order_control"] = order_control(model, clips, facts.labels)
+    if facts.model.unit.form == "causal" and (data / "tape").is_dir() and _knows_tape(data, facts):
+        live = live_score(model, facts, data, "tape")
+        result["consensus_len"] = facts.sampling.consensus_len
+        result["live"] = live.to_json()
+        matrices["live tape"] = np.asarray(live.confusion, np.int64)
+    write_json(out / "evaluation.json", result)
+    draw_confusion(_square(matrices, len(facts.labels)), facts.labels, out / "confusion.png")
+    return result
+
+
+def _knows_tape(data: Path, facts: Facts) -> bool:
+    """Whether the model knows all classes of the data (the control leaves some out)."""
+    lines = (data / "labels.txt").read_text(encoding="utf-8").split("\n")
+    return {line.strip() for line in lines if line.strip()} <= set(facts.labels)
+
+
+def _square(
+    matrices: Mapping[str, NDArray[np.int64]], num_classes: int
+) -> dict[str, NDArray[np.int64]]:
+    """Keep the part that both axes share: undecided actions have a column of their own."""
+    return {title: counts[:num_classes, :num_classes] for title, counts in matrices.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=ARTIFACTS / LATEST / "checkpoint" / "best.ckpt",
+        help="what to measure (default: the newest run's best)",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="data folder")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: the run's)")
+    return parser
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `python -m train.evaluate`."""
+    options = _parser().parse_args(argv)
+    out = options.out or options.checkpoint.parent.parent / "evaluation"
+    result = evaluate(options.checkpoint, options.data, out)
+    lines = [f"clip top-1           {_percent(result['clip_top1'])}  ({result['clips']} clips)"]
+    if "order_control" in result:
+        lines.append(f"on exact pairs       {_percent(result['order_control'])}")
+    if "live" in result:
+        live = result["live"]
+        lines += [
+            f"live top-1           {_percent(live['live_top1'])}  "
+            f"({live['num_scored']} actions, last {result['consensus_len']} logits)",
+            f"event F1             {_percent(live['event_f1'])}",
+            f"false events an hour {live['false_events_per_hour']:.0f}"
+            if live["false_events_per_hour"] is not None
+            else "false events an hour –",
+        ]
+    print("\n".join([*lines, f"results: {out}"]))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,185 @@
+"""Live accuracy of a model: it runs on a tape through the real runtime, PyTorch as its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.bundle import Bundle
+from runtime.decision import Decision
+from runtime.live import Stream
+from runtime.sampling import SamplingContract
+from runtime.sessions.base import Logits, StepSession
+from runtime.sources.choose import open_source
+from train.checkpoint import Facts, load_checkpoint
+from train.data.catalog import load_tape
+from train.data.truth import Segment
+from train.live_score import LiveScore, score_live
+from train.model.tdrl import Tdrl
+
+STILL = "still"
+# A tape shorter than this many earlier actions still gets a number.
+MIN_EARLIER = 16
+
+
+class TorchSession:
+    """A PyTorch model as a session of the runtime: one stream, one phase.
+
+    Args:
+        model: A causal model, in evaluation mode.
+        device: Where it runs.
+    """
+
+    num_streams = 1
+    num_phases = 1
+
+    def __init__(self, model: Tdrl, device: torch.device | None = None) -> None:
+        self._device = device or torch.device("cpu")
+        self._model = model.to(self._device)
+        self._state: list[Tensor] | None = None
+
+    @property
+    def description(self) -> str:
+        """Engine and device, for people."""
+        return f"PyTorch {torch.__version__} ({self._device.type}), float32"
+
+    @torch.inference_mode()
+    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+        """Advance by one frame; see `runtime.sessions.base.StepSession.step`."""
+        if phase != 0 or frames.shape[0] != 1:
+            raise ValueError(f"one stream and one phase, got phase {phase}, {frames.shape[0]} rows")
+        picture = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy()).to(self._device)
+        state = None if reset[0, 0] > 0.5 else self._state
+        logits, self._state = self._model.step(picture, state)
+        return np.asarray(logits.cpu().numpy(), np.float32)
+
+    def close(self) -> None:
+        """Forget the state."""
+        self._state = None
+
+    def __enter__(self) -> TorchSession:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class RecordedSession:
+    """Gives the logits of an earlier run again, so that other settings cost no model time.
+
+    Args:
+        source: Runs and is recorded; None replays `logits`.
+        logits: The steps so far, appended to or replayed.
+    """
+
+    num_streams = 1
+    num_phases = 1
+    description = "recorded logits"
+
+    def __init__(self, source: StepSession | None, logits: list[Logits]) -> None:
+        self._source = source
+        self._logits = logits
+        self._next = 0
+
+    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+        """Record or replay one step; see `runtime.sessions.base.StepSession.step`."""
+        if self._source is not None:
+            self._logits.append(self._source.step(phase, frames, reset))
+        self._next += 1
+        return self._logits[self._next - 1]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def __enter__(self) -> RecordedSession:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def decide_tape(bundle: Bundle, session: StepSession, video: Path) -> list[Decision]:
+    """All decisions on a video, through the runtime's own source, schedule and consensus.
+
+    Raises:
+        SourceError: The video cannot be read.
+        SessionError: The session failed.
+    """
+    with open_source(str(video)) as source:
+        return list(Stream(bundle, source, session))
+
+
+def score_tape(
+    bundle: Bundle, decisions: Sequence[Decision], truth: Sequence[Segment]
+) -> LiveScore:
+    """Live metrics of one tape's decisions."""
+    return score_live(
+        truth,
+        decisions,
+        bundle.labels,
+        window_s=bundle.sampling.window_s,
+        min_earlier=min(MIN_EARLIER, max(0, len(truth) // 2)),
+        background=STILL if STILL in bundle.labels else None,
+    )
+
+
+def bundle_of(facts: Facts) -> Bundle:
+    """A bundle without a folder: what the runtime must know to run a model from memory."""
+    return Bundle(
+        folder=Path(),
+        name=facts.name,
+        labels=facts.labels,
+        picture=facts.picture,
+        sampling=facts.sampling,
+        graphs={},
+    )
+
+
+def fit_consensus(checkpoint: Path, data: Path) -> int:
+    """The consensus length with the best live accuracy on the validation tape.
+
+    T/4, T/2, T and 2T are tried on the same logits; of equals the longer one is kept, because
+    it is the steadier one.
+
+    Args:
+        checkpoint: A causal model.
+        data: Data folder with `tape_validation/`.
+
+    Returns:
+        How many of the last logits a decision averages.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        DataError: The tape cannot be used.
+    """
+    model, facts = load_checkpoint(checkpoint)
+    video, truth = load_tape(data, "tape_validation", facts.labels)
+    logits: list[Logits] = []
+    best_len, best_top1 = facts.sampling.num_segments, -1.0
+    for length in consensus_candidates(facts.sampling):
+        bundle = bundle_of(
+            replace(facts, sampling=replace(facts.sampling, consensus_len=length))
+        )
+        source = TorchSession(model) if not logits else None
+        decisions = decide_tape(bundle, RecordedSession(source, logits), video)
+        top1 = score_tape(bundle, decisions, truth).live_top1 or 0.0
+        if top1 >= best_top1:
+            best_len, best_top1 = length, top1
+    return best_len
+
+
+def consensus_candidates(sampling: SamplingContract) -> list[int]:
+    """T/4, T/2, T and 2T, ascending.
+
+    Example:
+        >>> consensus_candidates(SamplingContract(num_segments=8, window_s=2, consensus_len=8))
+        [2, 4, 8, 16]
+    """
+    T = sampling.num_segments
+    return sorted({max(1, T // 4), max(1, T // 2), T, 2 * T})
