@@ -130,7 +130,8 @@ class BuildCheck:
 
 def parse_layers(messages: Iterable[LogMessage]) -> tuple[EngineLayer, ...]:
     """The layer table in a build's log; empty where the log has none."""
-    lines = (line for message in messages for line in message.text.splitlines())
+    # not splitlines(): TensorRT separates names with \x1e, which that takes for an end of line
+    lines = (line for message in messages for line in message.text.split("\n"))
     return tuple(
         _parse_line(line) for line in lines if line.startswith("Name: ") and ", LayerType: " in line
     )

@@ -167,7 +167,7 @@ def engine_for_bundle(
         model,
         compute_capability=key.compute_capability,
         settings=settings,
-        timing_cache=_own_bytes(timings) if timings.exists() else b"",
+        timing_cache=_own_timings(timings),
         on_progress=on_progress,
     )
     _make_private(folder)
@@ -175,6 +175,7 @@ def engine_for_bundle(
     if built.timing_cache:
         with whole_file(timings) as part:
             part.write_bytes(built.timing_cache)
+            part.chmod(0o600)
     if on_built is not None:
         on_built(built)
     return path
@@ -255,6 +256,15 @@ def _own_bytes(path: Path) -> bytes:
             return file.read()
     except OSError as err:
         raise EngineError(f"{path} cannot be read ({err.strerror}); run `make engine`") from err
+
+
+def _own_timings(path: Path) -> bytes:
+    """Timings of an earlier build; none if there are none or they cannot be trusted."""
+    try:
+        return _own_bytes(path) if path.exists() else b""
+    except EngineError as err:
+        logger.warning("building without earlier timings: %s", err)
+        return b""
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

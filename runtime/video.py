@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -80,9 +81,14 @@ class VideoWriter:
             self._encoder = self._open(image_rgb, time_s)
         if image_rgb.shape[:2] != self._size_px:
             image_rgb = _resized(image_rgb, self._size_px)
-        for _ in range(self._copies(time_s)):
-            self._encoder.write(image_rgb)
-            self._written += 1
+        try:
+            for _ in range(self._copies(time_s)):
+                self._encoder.write(image_rgb)
+                self._written += 1
+        except OutputError:
+            self._encoder = None
+            self._files.__exit__(*sys.exc_info())  # drops the unfinished file
+            raise
 
     def close(self) -> None:
         """Finish the file and give it its name; a second call does nothing.
@@ -181,7 +187,7 @@ class _FfmpegEncoder:
 
     def _complaint(self) -> str:
         self._process.kill()
-        return _last_line(self._process.stderr.read() if self._process.stderr else b"")
+        return _last_line(self._process.communicate()[1])
 
 
 class _OpencvEncoder:

@@ -22,10 +22,11 @@ class VideoFactory(GstRtspServer.RTSPMediaFactory):
         super().__init__()
         self._path = path
 
-    def do_create_element(self, url):  # noqa: ARG002  GStreamer's signature
+    def do_create_element(self, url):
         """Build file, demuxer, parser and payloader."""
         pipeline = Gst.parse_launch(
-            "filesrc name=file ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96"
+            "filesrc name=file ! qtdemux ! h264parse config-interval=-1 "
+            "! rtph264pay name=pay0 pt=96"
         )
         pipeline.get_by_name("file").set_property("location", self._path)
         return pipeline

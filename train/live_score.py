@@ -26,7 +26,15 @@ from train.live_events import (
     simple_events,
 )
 
-__all__ = ["Bin", "LiveDecision", "LiveScore", "Segment", "read_truth", "score_live"]
+__all__ = [
+    "Bin",
+    "LiveDecision",
+    "LiveScore",
+    "Segment",
+    "answers",
+    "read_truth",
+    "score_live",
+]
 
 # Bin edges; a value on an edge belongs to the bin above it.
 DURATION_EDGES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -184,6 +192,24 @@ def score_live(
         **_delays([a for a in scored if a.true != quiet]),
         **_event_metrics(track, actions, window_s, quiet),
     )
+
+
+def answers(
+    truth: Sequence[Segment], decisions: Sequence[LiveDecision], labels: Sequence[str]
+) -> list[int]:
+    """What the stream said at each action's end, the earliest action first.
+
+    Args:
+        truth: The actions of one video.
+        decisions: The stream's decisions, times ascending.
+        labels: Class names in the order of the model's outputs.
+
+    Returns:
+        The class index at the last tick <= end_s of each action; -1 before the first tick.
+    """
+    track = _track(decisions, len(labels))
+    in_order = sorted(truth, key=lambda segment: segment.start_s)
+    return [_answer(segment, NO_LABEL, track)[0] for segment in in_order]
 
 
 def _check(

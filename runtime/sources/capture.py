@@ -23,6 +23,7 @@ READ_TIMEOUT_S = 2.0
 # -8 is AV_LOG_QUIET. FFmpeg prints URLs with their passwords when it cannot open them.
 FFMPEG_LOG_VARIABLE = "OPENCV_FFMPEG_LOGLEVEL"
 FFMPEG_QUIET = "-8"
+OPENCV_SILENT = 0
 
 
 class Capture(Protocol):
@@ -116,8 +117,10 @@ def quiet_native_logs() -> None:
     FFmpeg reads the variable when a capture is first opened in the process.
     """
     os.environ.setdefault(FFMPEG_LOG_VARIABLE, FFMPEG_QUIET)
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if "OPENCV_LOG_LEVEL" in os.environ:
+        return
+    native_log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4.6 has the call in cv2 itself
+    native_log.setLogLevel(OPENCV_SILENT)
 
 
 def _open(uri: SourceUri) -> cv2.VideoCapture:

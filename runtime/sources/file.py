@@ -10,6 +10,7 @@ import cv2
 
 from runtime.errors import SourceError, SourceLostError
 from runtime.sources.capture import nominal_fps, open_capture, rgb_from_bgr
+from runtime.sources.clock import FileClock
 from runtime.sources.container import missing_bytes
 from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.uri import SourceUri
@@ -98,39 +99,6 @@ class FileSource:
                 f"{self.name} is cut off: it ends after {self._captured} frames at {last_s:.2f} s, "
                 f"at least {missing} bytes are missing; copy the file again"
             )
-
-
-class FileClock:
-    """Stream times of a file's frames, strictly rising.
-
-    A container's timestamp is used where it moves on. Where it does not (elementary streams
-    without timestamps, builds of OpenCV that give the first 0 twice) the frame rate counts on.
-
-    Example:
-        >>> clock = FileClock(fps=25)
-        >>> [clock.time_of(pos_msec) for pos_msec in (0, 0, 40, 120)]
-        [0.0, 0.04, 0.08, 0.12]
-    """
-
-    def __init__(self, fps: float) -> None:
-        self.last_s = -1.0
-        self._fps = fps
-        self._first = True
-
-    def time_of(self, pos_msec: float) -> float:
-        """Stream time in seconds of the next frame.
-
-        Args:
-            pos_msec: The timestamp that the capture states, in milliseconds.
-        """
-        stated_s = pos_msec / 1000
-        if self._first:
-            self.last_s = max(0.0, stated_s)
-            self._first = False
-        else:
-            counted_s = self.last_s + 1 / self._fps
-            self.last_s = stated_s if stated_s > self.last_s else counted_s
-        return self.last_s
 
 
 class _Pace:

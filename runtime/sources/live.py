@@ -28,6 +28,7 @@ from runtime.sources.capture import (
     open_capture,
     rgb_from_bgr,
 )
+from runtime.sources.clock import LiveClock
 from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.uri import SourceUri
 
@@ -172,8 +173,9 @@ class LiveSource:
     def _connect(self) -> _Grabbed | None:
         """Open the source and take its first frame; None where it gives none."""
         self._capture = self._opener(self._uri)
+        self._clock = LiveClock()
         if self._is_timed:
-            self._capture.grab()  # a connection's first frame has no timestamp in FFmpeg
+            self._capture.grab()  # a connection's first frame has no timestamp
         grabbed = self._grab()
         if grabbed is None:
             self._capture.release()
@@ -198,7 +200,7 @@ class LiveSource:
     def _time_of(self, grabbed_ns: int) -> float:
         """Stream time of the frame just grabbed."""
         if self._is_timed:
-            return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            return self._clock.time_of(self._capture.get(cv2.CAP_PROP_POS_MSEC), grabbed_ns)
         return (grabbed_ns - self._origin_ns) / 1e9
 
     def _reopen(self) -> _Grabbed | None:

@@ -31,9 +31,9 @@ Name: __myl_CastTranConc_myl0_0, LayerType: kgen, Inputs: [ { Name: frame, Dimen
  Metadata: [ONNX Layer: /cast][ONNX Layer: /a/Conv]
 Name: /a/Conv_myl0_1, LayerType: correlation, Inputs: [ { Name: t0, Dimensions: [1,4,48,48],\
  Datatype: Int8, Format: (NHWC) }], Constants: [ { Name: w, Dimensions: [16,4,3,3], Datatype: Int8,\
- Format: (NHWC) }, { Name: s, Datatype: Float, Format: (NHWC) }], Outputs: [ { Name: t1, Dimensions:\
- [1,16,24,24], Datatype: Float, Format: (NHWC) }], TacticName: __myelin_CASK_STUB, StreamId: 0,\
- Metadata: [ONNX Layer: /a/Conv][ONNX Layer: /a/w_dq]
+ Format: (NHWC) }, { Name: s, Datatype: Float, Format: (NHWC) }], Outputs: [ { Name: t1,\
+ Dimensions: [1,16,24,24], Datatype: Float, Format: (NHWC) }], TacticName: __myelin_CASK_STUB,\
+ StreamId: 0, Metadata: [ONNX Layer: /a/Conv][ONNX Layer: /a/w_dq]
 Name: /b [2], x/Conv_myl0_2, LayerType: correlation, Inputs: [ { Name: t1, Dimensions: [1,16],\
  Datatype: Float }, { Name: r, Datatype: Float }], Constants: [ { Name: w, Datatype: Float }],\
  Outputs: [ { Name: t2, Datatype: Float }], TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata:\
@@ -139,7 +139,7 @@ def test_every_convolution_runs_int8(rule: QdqRule, tmp_path: Path) -> None:
     check = nvidia_build_check(path, expected_int8=expected)
     assert len(check.int8_convs) == (rule.num_convs if rule.int8 else 0)
     assert len(check.int8_convs) + len(check.float_convs) == rule.num_convs
-    assert check.kernels == len(check.layers) > rule.num_convs
+    assert rule.num_convs < check.kernels <= len(check.layers)
     assert check.warnings == ()
 
 

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from runtime.decision import Decision
 from runtime.errors import SourceLostError
 from runtime.live import Stream, StreamCounts
 from runtime.sessions.ort import OrtStepSession
@@ -81,10 +82,13 @@ def test_max_seconds_ends_a_live_source_that_fell_silent(bundle):
 
 
 def test_a_real_network_camera_streams_live(bundle):
-    with mjpeg_camera(free_port()) as url, open_source(url) as source:
-        with OrtStepSession(bundle, phases=2) as session:
-            stream = Stream(bundle, source, session, max_seconds=1.5)
-            decisions = list(stream)
+    with (
+        mjpeg_camera(free_port()) as url,
+        open_source(url) as source,
+        OrtStepSession(bundle, phases=2) as session,
+    ):
+        stream = Stream(bundle, source, session, max_seconds=1.5)
+        decisions = list(stream)
     assert len(decisions) >= 5
     spacing_s = np.diff([decision.stream_time_s for decision in decisions])
     assert 0.05 < np.median(spacing_s) < 0.25
@@ -103,9 +107,11 @@ def test_stop_ends_the_iteration(bundle):
 def test_a_source_that_ends_early_raises_after_its_last_decision(bundle, tmp_path):
     path = write_video(tmp_path / "cut.mp4", moving_bar(80), front_header=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
-    decisions = []
-    with FileSource(path) as source, OrtStepSession(bundle) as session:
-        with pytest.raises(SourceLostError, match="cut off"):
-            for decision in Stream(bundle, source, session):
-                decisions.append(decision)  # noqa: PERF402
+    decisions: list[Decision] = []
+    with (
+        FileSource(path) as source,
+        OrtStepSession(bundle) as session,
+        pytest.raises(SourceLostError, match="cut off"),
+    ):
+        decisions.extend(Stream(bundle, source, session))
     assert decisions

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from runtime.bundle import GOLDEN, load_bundle, load_golden
+from runtime.bundle import GOLDEN, Precision, load_bundle, load_golden
 from runtime.errors import BundleError, SessionError
 from runtime.preprocess import PictureRule
 from runtime.selftest import check_logits, check_pictures, run_self_test, sqnr_db
@@ -76,7 +76,8 @@ def test_noise_decides_by_decibels_and_top1_by_clear_margins():
     rng = np.random.default_rng(0)
     expected = rng.normal(0, 5, (12, 6)).astype(np.float32)
     noise = rng.normal(0, 1, expected.shape).astype(np.float32)
-    for precision, good, bad in (("float32", 0.03, 0.1), ("int8", 0.3, 1.0)):
+    limits: list[tuple[Precision, float, float]] = [("float32", 0.03, 0.1), ("int8", 0.3, 1.0)]
+    for precision, good, bad in limits:
         check_logits(expected + good * noise, expected, precision, "x")
         with pytest.raises(SessionError, match="logits have SQNR"):
             check_logits(expected + bad * noise, expected, precision, "x")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import stat
 
 import numpy as np
@@ -34,7 +33,7 @@ def test_a_video_is_what_was_written(lane, tmp_path, caplog):
     assert codec == {"ffmpeg": "h264", "opencv": "mpeg4"}[lane]
     assert frames.shape == pictures.shape
     assert np.abs(frames.astype(int) - pictures).mean() < 12
-    assert os.listdir(path.parent) == ["out.mp4"]
+    assert list(path.parent.iterdir()) == [path]
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == (lane == "opencv")
 
@@ -69,7 +68,7 @@ def test_a_change_of_size_is_fitted_to_the_first(tmp_path):
 def test_without_frames_there_is_no_file(tmp_path):
     with VideoWriter(tmp_path / "out.mp4"):
         pass
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_suffixes_are_refused(tmp_path):
@@ -96,4 +95,4 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path, monkeypatch, script, mes
             writer.write(picture, index / 10)
         writer.close()
     writer.close()
-    assert os.listdir(folder) == []
+    assert not list(folder.iterdir())

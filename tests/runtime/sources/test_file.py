@@ -4,12 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from runtime.errors import SourceError, SourceLostError
 from runtime.sources.choose import open_source
-from runtime.sources.file import FileClock, FileSource
+from runtime.sources.file import FileSource
 from runtime.sources.frame import Frame
 from tests.videos import bikes_path, moving_bar, write_video
 
@@ -96,11 +94,3 @@ def test_realtime_keeps_the_pace_and_drops_nothing(tmp_path):
     with FileSource(path, realtime=True) as source:
         assert len(list(source)) == 11
     assert time.monotonic() - started_s >= 0.4
-
-
-@given(st.lists(st.floats(-1e6, 1e9), min_size=1, max_size=40), st.floats(1, 240))
-def test_file_times_always_rise(stated_msec, fps):
-    clock = FileClock(fps)
-    times = [clock.time_of(pos_msec) for pos_msec in stated_msec]
-    assert times[0] >= 0
-    assert all(later > earlier for earlier, later in zip(times, times[1:], strict=False))
