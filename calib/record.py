@@ -27,6 +27,10 @@ from runtime.sources.file import FileSource
 CLIPS_A_STREAM = 8
 
 
+def no_news(_: int) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """What was recorded.
@@ -84,7 +88,7 @@ def record(
     picture: PictureRule,
     sampling: SamplingContract,
     *,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[int], object] = no_news,
 ) -> Recording:
     """Stream clips through a float step graph and count its tensors' magnitudes.
 
@@ -94,7 +98,7 @@ def record(
         clips: What to stream.
         picture: The model's picture rule.
         sampling: The sampling contract.
-        advance: Called after every clip.
+        advance: Called with 1 after every clip.
 
     Returns:
         The recording.
@@ -133,7 +137,7 @@ def _steps(
     clips: Sequence[CalibrationClip],
     picture: PictureRule,
     sampling: SamplingContract,
-    advance: Callable[[], None],
+    advance: Callable[[int], object],
 ) -> Iterator[tuple[dict[str, NDArray[np.float32]], bool]]:
     """Outputs of every step, and whether it started from the zero state."""
     carried = {state.name_in: np.zeros(state.shape, np.float32) for state in states}
@@ -148,4 +152,4 @@ def _steps(
             values = dict(zip(names, session.run(names, feeds), strict=True))
             carried = {state.name_in: values[state.name_out] for state in states}
             yield values, is_reset
-        advance()
+        advance(1)

@@ -58,6 +58,8 @@ def _best_candidate(
     counts = histogram.counts.astype(np.float64)
     if counts[1:].sum() == 0:
         return threshold_minmax(histogram)
+    # the zeros behind a ReLU cost nothing and would outweigh everything else
+    counts[0] = min(counts[0], counts[1])
     candidates = range(LEVELS, NUM_BINS + 1, CANDIDATE_STEP)
     best = min(candidates, key=lambda num_bins: cost(counts, num_bins))
     return _clamped(best * histogram.limit / NUM_BINS, histogram)

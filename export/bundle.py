@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from calib.clip_list import CalibrationClip, read_clip_list, write_clip_list
 from calib.record import clip_pictures
@@ -177,9 +177,7 @@ def _calibration_clips(data: Path, facts: Facts, folder: Path) -> list[Calibrati
     return read_clip_list(path)
 
 
-def _stream_pictures(
-    clips: list[CalibrationClip], facts: Facts, count: int
-) -> NDArray[np.uint8]:
+def _stream_pictures(clips: list[CalibrationClip], facts: Facts, count: int) -> NDArray[np.uint8]:
     """The first `count` pictures of the clips, back to back as a stream."""
     pictures: list[NDArray[np.uint8]] = []
     for clip in clips:
@@ -228,9 +226,7 @@ def _starts(count: int) -> NDArray[np.float32]:
     return reset
 
 
-def _quantise(
-    bundle: Bundle, clips: list[CalibrationClip], frames: NDArray[np.uint8]
-) -> Quantised:
+def _quantise(bundle: Bundle, clips: list[CalibrationClip], frames: NDArray[np.uint8]) -> Quantised:
     with tqdm(total=len(clips), desc="calibrate", unit="clip", disable=None) as bar:
         quantised = quantise(bundle, clips, frames, _starts(len(frames)), advance=bar.update)
     require_clean(
@@ -260,7 +256,7 @@ def _live_loss(bundle: Bundle, data: Path) -> tuple[PairedLoss, tuple[Logits, Lo
     right, streams = [], []
     for precision in ("float32", "int8"):
         logits: list[Logits] = []
-        with OrtStepSession(bundle, precision, optimise=False) as session:  # type: ignore[arg-type]
+        with OrtStepSession(bundle, precision, optimise=False) as session:
             decisions = decide_tape(bundle, RecordedSession(session, logits), video)
         given = answers(truth, decisions, bundle.labels)
         wanted = [bundle.labels.index(action.label) for action in truth]
@@ -340,9 +336,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m export.bundle`."""
     options = _parser().parse_args(argv)
     out = options.out or options.checkpoint.resolve().parent.parent / "bundle"
-    built = build_bundle(
-        options.checkpoint, options.data, out, allowed_loss=options.allowed_loss
-    )
+    built = build_bundle(options.checkpoint, options.data, out, allowed_loss=options.allowed_loss)
     gate = built.report["gate"]
     print(json.dumps(built.bundle.accuracy, indent=2))  # noqa: T201
     for remark in gate["remarks"]:

@@ -1,4 +1,4 @@
-"""The golden sequence: frames with the logits they must give, so any device can prove its engine."""
+"""The golden sequence: frames with the logits they must give; it proves a device's engine."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def write_golden(
             if logits_int8 is None
             else logits_int8,
             camera_pictures=np.stack([fit_picture(frame, picture) for frame in cameras]),
-            **arrays,  # type: ignore[arg-type]
+            **arrays,
         )

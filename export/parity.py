@@ -68,9 +68,7 @@ def compare(got: Logits, expected: Logits) -> Parity:
 
 
 @torch.inference_mode()
-def model_steps(
-    model: Tdrl, frames: NDArray[np.uint8], reset: NDArray[np.float32]
-) -> Logits:
+def model_steps(model: Tdrl, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
     """Unrolled steps of the PyTorch model.
 
     Args:

@@ -96,7 +96,9 @@ def placement_of(graph: onnx.GraphProto, states: tuple[StateSpec, ...]) -> Place
             wanted.add(branch)
     order = [name for node in index.nodes for name in node.output if name in wanted]
     shifts = {
-        state.name_in: _shift_concat(state, index) for state in states if len(state.shape) == MAP_RANK
+        state.name_in: _shift_concat(state, index)
+        for state in states
+        if len(state.shape) == MAP_RANK
     }
     return Placement(
         tensors=tuple(order),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.clip_list import CalibrationClip
-from calib.record import Recording, record
+from calib.record import Recording, no_news, record
 from calib.thresholds import THRESHOLDS, Method
 from export.parity import Parity, compare, session_steps
 from export.placement import Placement
@@ -61,7 +60,7 @@ def quantise(
     frames: NDArray[np.uint8],
     reset: NDArray[np.float32],
     *,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[int], object] = no_news,
 ) -> Quantised:
     """Write the best INT8 step graph into a bundle's folder.
 
@@ -73,7 +72,7 @@ def quantise(
         clips: Calibration clips.
         frames: Comparison steps, shape (S, H, W, 3), uint8; not among the clips.
         reset: 1 where a comparison step starts anew, shape (S,).
-        advance: Called after every calibration clip.
+        advance: Called with 1 after every calibration clip.
 
     Raises:
         ExportError: The graph cannot be quantised.
@@ -126,14 +125,10 @@ def reference_session(bundle: Bundle, int8: GraphSpec | None = None) -> OrtStepS
 
 def with_graph(bundle: Bundle, int8: GraphSpec) -> Bundle:
     """The bundle with its INT8 graph named."""
-    from dataclasses import replace
-
     return replace(bundle, graphs={**bundle.graphs, "step_int8": int8})
 
 
-def _write(
-    bundle: Bundle, placement: Placement, recording: Recording, method: Method
-) -> GraphSpec:
+def _write(bundle: Bundle, placement: Placement, recording: Recording, method: Method) -> GraphSpec:
     choose = THRESHOLDS[method]
     thresholds = {name: choose(recording.histograms[name]) for name in placement.tensors}
     states: tuple[StateSpec, ...] = int8_onnx_from_step(

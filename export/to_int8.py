@@ -159,9 +159,7 @@ class _Writer:
         producer = next(node for node in self.graph.node if state.name_out in node.output)
         inner = f"{state.name_out}_float"
         producer.output[list(producer.output).index(state.name_out)] = inner
-        self.after[inner] = [
-            _node("QuantizeLinear", inner, scale, "int8_zero", state.name_out)
-        ]
+        self.after[inner] = [_node("QuantizeLinear", inner, scale, "int8_zero", state.name_out)]
         for value in (*self.graph.input, *self.graph.output):
             if value.name in (state.name_in, state.name_out):
                 value.type.tensor_type.elem_type = TensorProto.INT8
@@ -175,7 +173,7 @@ class _Writer:
             nodes += [pair for name in node.output for pair in self.after.get(name, [])]
         kept = [tensor for tensor in self.graph.initializer if tensor.name not in self.replaced]
         for field in ("node", "initializer", "value_info"):
-            self.graph.ClearField(field)  # type: ignore[arg-type]
+            self.graph.ClearField(field)
         self.graph.node.extend(nodes)
         self.graph.initializer.extend([*kept, *self.constants.values()])
 
@@ -194,5 +192,10 @@ class _Writer:
         return name
 
 
-def _node(op_type: str, data: str, scale: str, zero: str, out: str, **attributes: int) -> onnx.NodeProto:
-    return helper.make_node(op_type, [data, scale, zero], [out], name=f"{out}_node", **attributes)
+def _node(
+    op_type: str, data: str, scale: str, zero: str, out: str, *, axis: int | None = None
+) -> onnx.NodeProto:
+    node = helper.make_node(op_type, [data, scale, zero], [out], name=f"{out}_node")
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
+    return node

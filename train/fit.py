@@ -1,8 +1,8 @@
 """Train a model and leave the best checkpoint.
 
-    python -m train.fit --recipe demo --data artifacts/data/arrow_of_time
-    python -m train.fit --recipe my.yaml --data my_data --name kitchen --set epochs=40
-    python -m train.fit --recipe my.yaml --data my_data --name kitchen --resume
+python -m train.fit --recipe demo --data artifacts/data/arrow_of_time
+python -m train.fit --recipe my.yaml --data my_data --name kitchen --set epochs=40
+python -m train.fit --recipe my.yaml --data my_data --name kitchen --resume
 """
 
 from __future__ import annotations
@@ -108,9 +108,7 @@ def facts_of(recipe: Recipe, train: Split, name: str) -> Facts:
             dropout=recipe.dropout,
         ),
         labels=train.labels,
-        picture=PictureRule(
-            height_px=recipe.height_px, width_px=recipe.width_px, crop=recipe.crop
-        ),
+        picture=PictureRule(height_px=recipe.height_px, width_px=recipe.width_px, crop=recipe.crop),
         sampling=SamplingContract(
             num_segments=recipe.num_segments,
             window_s=window_s,
@@ -190,7 +188,7 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
 
 
 def _quiet_lightning() -> None:
-    """Leave out Lightning's tips: they are about its cloud or about loaders we chose as they are."""
+    """Leave out Lightning's tips: about its cloud, and about loaders that are as we want them."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

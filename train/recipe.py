@@ -11,9 +11,9 @@ import yaml
 
 from runtime.errors import DataError
 from runtime.preprocess import CROPS, Crop
+from train.data.clips import Sampling
 from train.model.backbones.resnet import SIZES
 from train.model.pem import Form
-from train.data.clips import Sampling
 from train.model.unit import Temporal
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"

@@ -1,9 +1,9 @@
 """What a data folder holds.
 
-    DATA/labels.txt                  one class a line, in the order of the logits
-    DATA/SPLIT/segments.csv          path,start_s,end_s,label: parts of video files
-    DATA/SPLIT/frames.npy ...        clips in arrays (the demo's training split)
-    DATA/tape/tape.csv               live tapes: long videos with actions back to back
+DATA/labels.txt                  one class a line, in the order of the logits
+DATA/SPLIT/segments.csv          path,start_s,end_s,label: parts of video files
+DATA/SPLIT/frames.npy ...        clips in arrays (the demo's training split)
+DATA/tape/tape.csv               live tapes: long videos with actions back to back
 """
 
 from __future__ import annotations

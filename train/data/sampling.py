@@ -34,7 +34,8 @@ def segment_times(start_s: float, end_s: float, num_segments: int) -> NDArray[np
         raise ValueError(f"end_s must be > start_s, got {start_s}..{end_s}")
     if num_segments < 1:
         raise ValueError(f"num_segments must be >= 1, got {num_segments}")
-    return start_s + (np.arange(num_segments) + 0.5) * (end_s - start_s) / num_segments
+    centres: NDArray[np.float64] = (np.arange(num_segments) + 0.5) / num_segments
+    return start_s + centres * (end_s - start_s)
 
 
 def live_times(
@@ -58,7 +59,8 @@ def live_times(
     spacing = spacing_s * rng.uniform(*SPACING_JITTER)
     length = end_s - start_s
     last = start_s + length * rng.uniform(EARLIEST_END, 1.0)
-    return last - np.arange(num_segments - 1, -1, -1) * spacing
+    back: NDArray[np.float64] = np.arange(num_segments - 1, -1, -1, dtype=np.float64)
+    return last - back * spacing
 
 
 def indices_at(

@@ -39,9 +39,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.backbone not in SIZES:
-            raise ValueError(
-                f"backbone must be one of {', '.join(SIZES)}, got {self.backbone!r}"
-            )
+            raise ValueError(f"backbone must be one of {', '.join(SIZES)}, got {self.backbone!r}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be >= 2, got {self.num_classes}")
         if not 0 <= self.dropout < 1:
@@ -107,9 +105,7 @@ class Tdrl(nn.Module):
         logits, _ = self.run_clip(clip)
         return logits
 
-    def run_clip(
-        self, clip: Tensor, state: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Pass]:
+    def run_clip(self, clip: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, Pass]:
         """Per-frame logits of whole clips, and what the pass left behind.
 
         Args:

@@ -79,10 +79,11 @@ def test_a_source_lost_for_good_says_so_without_its_password(caplog):
 
 
 def test_a_connection_that_opens_and_gives_nothing_is_tried_again():
-    first, empty, third = BrokenCapture(3), BrokenCapture(0), BrokenCapture(10**6)
+    first, empty, third = BrokenCapture(3), BrokenCapture(0), BrokenCapture(1)
     opener = Opener(first, None, empty, third)
     with LiveSource(CAMERA, reconnect=FAST, opener=opener) as source:
         frame = next(frame for frame in source if frame.connection > 0)
+        assert frame.index == 3
     assert frame.connection == source.counts.reconnects == 1
     assert first.released
     assert empty.released
@@ -93,6 +94,7 @@ def test_rtsp_times_are_the_streams_own_and_skip_the_frame_without_one():
     # a connection's first frame states 0, whatever the next ones state
     with LiveSource(RTSP, opener=Opener(BrokenCapture(2, first_msec=80.0))) as source:
         assert next(iter(source)).stream_time_s == pytest.approx(0.12)
+        assert source.counts.captured == 1
 
 
 def test_stop_ends_a_waiting_consumer():

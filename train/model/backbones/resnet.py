@@ -94,9 +94,7 @@ class Bottleneck(nn.Module):
 def _projection(channels_in: int, channels_out: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and channels_in == channels_out:
         return None
-    return nn.Sequential(
-        _conv(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out)
-    )
+    return nn.Sequential(_conv(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out))
 
 
 class ResNet(nn.Module):
