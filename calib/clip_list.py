@@ -30,15 +30,18 @@ class CalibrationClip:
     fps: float
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.path, str) and isinstance(self.label, str)):
+            raise TypeError(f"path and label must be text, got {self.path!r} and {self.label!r}")
         if not 0 <= self.start_s < self.end_s:
             raise ValueError(f"a clip needs 0 <= start_s < end_s, got {self.start_s}..{self.end_s}")
 
 
 def write_clip_list(path: Path, clips: Iterable[CalibrationClip]) -> None:
     """Write a clip list, whole or not at all."""
-    lines = [json.dumps(asdict(clip), ensure_ascii=False) for clip in clips]
+    # ASCII: a path may hold bytes that are no UTF-8, or what Unicode calls a line separator
+    lines = [json.dumps(asdict(clip)) + "\n" for clip in clips]
     with whole_file(path) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.write_text("".join(lines), encoding="ascii")
 
 
 def read_clip_list(path: Path) -> list[CalibrationClip]:

@@ -45,7 +45,8 @@ class Histogram:
             return
         self._make_room(largest)
         self.largest = max(self.largest, largest)
-        bins = np.minimum((magnitudes * (NUM_BINS / self.limit)).astype(np.int64), NUM_BINS - 1)
+        shares = np.divide(magnitudes, self.limit, dtype=np.float64)
+        bins = np.minimum((shares * NUM_BINS).astype(np.int64), NUM_BINS - 1)
         self.counts += np.bincount(bins, minlength=NUM_BINS)
 
     def _make_room(self, largest: float) -> None:

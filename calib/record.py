@@ -104,7 +104,7 @@ def record(
         The recording.
 
     Raises:
-        DataError: No clips, or a clip holds no frames.
+        DataError: No clips, a clip holds no frames, or a tensor is not finite.
         SourceError: A file cannot be read.
     """
     if not clips:
@@ -118,8 +118,15 @@ def record(
         num_steps += 1
         num_resets += is_reset
         for name, histogram in histograms.items():
-            histogram.add(values[name])
+            _count(histogram, name, values[name])
     return Recording(histograms, len(clips), num_steps, num_resets)
+
+
+def _count(histogram: Histogram, name: str, values: NDArray[np.float32]) -> None:
+    try:
+        histogram.add(values)
+    except ValueError as err:
+        raise DataError(f"tensor {name}: {err}") from err
 
 
 def _session(path: Path) -> Any:

@@ -46,6 +46,7 @@ UINT8_AS_INT8 = re.compile(r"UINT8 zero_point.*Defaulting to INT8", re.DOTALL)
 ALLOWED_WARNINGS = (
     re.compile(r"CUDA lazy loading is not enabled"),  # about this machine, not about the graph
     re.compile(r"Unable to determine GPU memory usage"),  # no GPU here
+    re.compile(r"(Unused Input:|Input Tensor) reset\b"),  # a model without states
 )
 
 

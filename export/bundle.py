@@ -13,7 +13,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -49,6 +49,8 @@ from train.model.tdrl import Tdrl
 
 PARITY_STEPS = 64
 COMPARISON_STEPS = 128
+COMPARED_SHARE = 4  # at most a fourth of the calibration clips compares methods instead
+FEWEST_CLIPS = 2
 REPORT = "report.json"
 CLIPS = "clips.jsonl"
 LIBRARIES = ("torch", "onnx", "onnxsim", "onnxruntime", "numpy", "opencv-python")
@@ -75,18 +77,21 @@ def build_bundle(
         allowed_loss: Clip top-1 that INT8 may lose, 0..1.
 
     Raises:
+        ValueError: `allowed_loss` is out of range.
         CheckpointError: The checkpoint cannot be used.
         DataError: The data cannot be used.
         ExportError: A graph is not what the model computes, or fails preflight.
         GateError: INT8 loses too much.
     """
+    if not 0 <= allowed_loss <= 1:
+        raise ValueError(f"allowed_loss must be in 0..1, got {allowed_loss}; 0.005 is half a point")
     model, facts = load_checkpoint(checkpoint)
     with replaced_folder(out) as folder:
         bundle = _float_bundle(model, facts, folder)
         clips = _calibration_clips(data, facts, folder)
-        frames = _stream_pictures(clips, facts, COMPARISON_STEPS)
+        frames, num_compared = _comparison_stream(clips, facts)
         parity = _check_float(model, bundle, frames)
-        quantised = _quantise(bundle, clips, frames)
+        quantised = _quantise(bundle, clips[num_compared:], frames)
         gate, remarks = _gate(bundle, quantised, data, facts, allowed_loss)
         _write_golden(bundle, quantised.graph, frames)
         report = {
@@ -102,6 +107,7 @@ def build_bundle(
             versions=_versions(),
             created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
+        (folder / CLIPS).replace(out.parent / CLIPS)  # paths of this machine: beside the bundle
         _write_manifest(finished)
     point_latest(out.parent)
     return Built(load_bundle(out), report)
@@ -118,6 +124,8 @@ def replaced_folder(out: Path) -> Iterator[Path]:
         raise ExportError(f"{out} exists and is no bundle; choose another --out or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():  # killed between the two renames
+        old.rename(out)
     for stale in (part, old):
         shutil.rmtree(stale, ignore_errors=True)
     part.mkdir()
@@ -159,8 +167,11 @@ def _float_bundle(model: Tdrl, facts: Facts, folder: Path) -> Bundle:
 def _calibration_clips(data: Path, facts: Facts, folder: Path) -> list[CalibrationClip]:
     """Write the clip list, and read it back as calibration would on another machine."""
     split = load_split(data, "calibration", facts.labels)
-    if not split.segments:
-        raise DataError(f"{data / 'calibration'} must hold video clips (segments.csv)")
+    if len(split.segments) < FEWEST_CLIPS:
+        raise DataError(
+            f"{data / 'calibration'} must hold at least {FEWEST_CLIPS} video clips (segments.csv), "
+            f"got {len(split.segments)}; some calibrate, the others compare methods"
+        )
     listed = [
         CalibrationClip(str(s.path), s.start_s, s.end_s, facts.labels[s.label], 0.0)
         for s in split.segments
@@ -172,19 +183,26 @@ def _calibration_clips(data: Path, facts: Facts, folder: Path) -> list[Calibrati
         ranks[clip.label] = ranks.get(clip.label, 0) + 1
         order.append(ranks[clip.label])
     turns = [listed[i] for i in np.argsort(order, kind="stable")]
-    path = folder.parent / CLIPS
+    path = folder / CLIPS
     write_clip_list(path, turns)
     return read_clip_list(path)
 
 
-def _stream_pictures(clips: list[CalibrationClip], facts: Facts, count: int) -> NDArray[np.uint8]:
-    """The first `count` pictures of the clips, back to back as a stream."""
+def _comparison_stream(
+    clips: Sequence[CalibrationClip], facts: Facts
+) -> tuple[NDArray[np.uint8], int]:
+    """A stream of the first clips, which calibration then leaves out.
+
+    Returns:
+        `COMPARISON_STEPS` pictures (S, H, W, 3), again from the start where there are too few,
+        and how many clips they are from: at most one of `COMPARED_SHARE`.
+    """
     pictures: list[NDArray[np.uint8]] = []
-    for clip in clips:
-        pictures += clip_pictures(clip, facts.picture, facts.sampling)
-        if len(pictures) >= count:
-            break
-    return np.stack([pictures[i % len(pictures)] for i in range(count)])
+    num_clips = 0
+    while len(pictures) < COMPARISON_STEPS and num_clips < max(1, len(clips) // COMPARED_SHARE):
+        pictures += clip_pictures(clips[num_clips], facts.picture, facts.sampling)
+        num_clips += 1
+    return np.stack([pictures[i % len(pictures)] for i in range(COMPARISON_STEPS)]), num_clips
 
 
 def _check_float(model: Tdrl, bundle: Bundle, frames: NDArray[np.uint8]) -> Parity:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.decibels import bounded_db
 from runtime.decision import softmax
 from runtime.errors import GateError
-from runtime.selftest import sqnr_db
 from runtime.sessions.base import Logits
 
 ALLOWED_LOSS = 0.005
@@ -138,7 +138,7 @@ def clip_gate(
         clips=paired_loss(logits_float.argmax(1) == label, logits_int8.argmax(1) == label),
         live=live,
         agreement=float((logits_float.argmax(1) == logits_int8.argmax(1)).mean()),
-        sqnr_db=min(999.0, sqnr_db(logits_int8, logits_float)),
+        sqnr_db=bounded_db(logits_int8, logits_float),
         divergence=float(np.mean([_divergence(a, b) for a, b in pairs])),
         drift=None if stream is None else drift_of(*stream),
         stream_steps=0 if stream is None else len(stream[0]),

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.decibels import bounded_db
 from runtime.errors import ExportError
-from runtime.selftest import sqnr_db
 from runtime.sessions.base import Logits, StepSession
 from train.model.tdrl import Tdrl
 
@@ -26,7 +26,7 @@ class Parity:
         steps: Steps compared.
         max_abs: Largest absolute difference of a logit.
         logits_range: Largest minus smallest logit of the reference.
-        sqnr_db: Signal to noise ratio of all logits, decibels; 999 where they are equal.
+        sqnr_db: Signal to noise ratio of all logits, decibels, in ±999; see `bounded_db`.
         same_top1: Share of steps with the same largest logit, 0..1.
     """
 
@@ -62,7 +62,7 @@ def compare(got: Logits, expected: Logits) -> Parity:
         steps=len(got),
         max_abs=float(np.abs(got - expected).max()),
         logits_range=float(expected.max() - expected.min()),
-        sqnr_db=min(999.0, sqnr_db(got, expected)),
+        sqnr_db=bounded_db(got, expected),
         same_top1=float((got.argmax(1) == expected.argmax(1)).mean()),
     )
 

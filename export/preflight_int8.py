@@ -18,6 +18,8 @@ from runtime.bundle import StateSpec
 
 ACTIVATIONS = ("Relu", "Clip")
 POOLING = ("ReduceMean", "GlobalAveragePool")
+# What gives a part of its input as it is.
+SELECTING = ("Slice", "Split", "Identity")
 # What may stand between a block's last activation and its Q.
 PASSING = ("Relu", "Clip", "MaxPool", "Identity")
 
@@ -167,6 +169,8 @@ def _check_int8_state(view: GraphView, spec: StateSpec) -> Iterator[Finding]:
             f"is written with scale {_show(scale_of(view, writer))} and read with {_show(kept)}; "
             "use one scale for both",
         )
+    if _moves_only(view, writer, kept):
+        return
     for quantise in view.after(reader.output, stop=("Conv", QUANTISE)):
         if quantise.op_type != QUANTISE or not _feeds_conv(view, quantise):
             continue
@@ -177,6 +181,18 @@ def _check_int8_state(view: GraphView, spec: StateSpec) -> Iterator[Finding]:
                 f"has scale {_show(kept)}, the following convolution's input "
                 f"{_show(scale_of(view, quantise))} ({label(quantise)}); use the convolution's",
             )
+
+
+def _moves_only(view: GraphView, writer: onnx.NodeProto, kept: NDArray[np.float32] | None) -> bool:
+    """Whether a Q writes a part of a tensor that came out of a DQ on the same grid: no rounding."""
+    source = view.producer(writer.input[0])
+    while source is not None and source.op_type in SELECTING:
+        source = view.producer(source.input[0])
+    return (
+        source is not None
+        and source.op_type == DEQUANTISE
+        and _equal(kept, scale_of(view, source))
+    )
 
 
 def _without_identity(view: GraphView, tensor: str) -> onnx.NodeProto | None:

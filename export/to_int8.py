@@ -18,6 +18,7 @@ from runtime.errors import ExportError
 from runtime.files import whole_file
 
 LARGEST_INT8 = 127.0
+SMALLEST_WEIGHT = 1e-30
 
 
 def observed_from_step(step: Path, states: tuple[StateSpec, ...], path: Path) -> Placement:
@@ -102,7 +103,8 @@ def quantised_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
         The INT8 weights, same shape, in [-127, 127], and the scales, shape (C_out,), float32.
     """
     largest = np.abs(weight).reshape(weight.shape[0], -1).max(1)
-    scale = (np.where(largest > 0, largest, 1.0) / LARGEST_INT8).astype(np.float32)
+    # a dead channel: its scale would be 0, or too small for float32
+    scale = (np.where(largest > SMALLEST_WEIGHT, largest, 1.0) / LARGEST_INT8).astype(np.float32)
     steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
     return np.clip(steps, -LARGEST_INT8, LARGEST_INT8).astype(np.int8), scale
 
@@ -113,7 +115,8 @@ class _Writer:
     def __init__(self, graph: onnx.GraphProto, scales: Mapping[str, float]) -> None:
         self.graph = graph
         self.scales = scales
-        self.before: dict[str, list[onnx.NodeProto]] = {}  # at the start, or before a node
+        self.first: list[onnx.NodeProto] = []
+        self.before: dict[str, list[onnx.NodeProto]] = {}  # before the node of a name
         self.after: dict[str, list[onnx.NodeProto]] = {}  # behind the node that makes a tensor
         self.constants: dict[str, onnx.TensorProto] = {}
         self.replaced: set[str] = set()
@@ -153,7 +156,7 @@ class _Writer:
             return state
         scale = self._scale(placement.shift_states[state.name_in])
         self._rename_consumers(state.name_in, f"{state.name_in}_dq")
-        self.before.setdefault("", []).append(
+        self.first.append(
             _node("DequantizeLinear", state.name_in, scale, "int8_zero", f"{state.name_in}_dq")
         )
         producer = next(node for node in self.graph.node if state.name_out in node.output)
@@ -167,7 +170,7 @@ class _Writer:
 
     def finish(self) -> None:
         """Put the nodes and constants together."""
-        nodes = list(self.before.get("", []))
+        nodes = list(self.first)
         for node in self.graph.node:
             nodes += [*self.before.get(node.name, []), node]
             nodes += [pair for name in node.output for pair in self.after.get(name, [])]

@@ -97,6 +97,8 @@ def _export(
                 output_names=output_names,
             )
         proto = finished(onnx.load(str(part)))
+        if RESET_INPUT in input_names:
+            _declare_reset(proto, rows=inputs[0].shape[0])
         _require_names(proto, input_names, output_names)
         onnx.save(proto, str(part))
 
@@ -114,7 +116,7 @@ def finished(proto: onnx.ModelProto) -> onnx.ModelProto:
     strip_metadata(simple)
     try:
         onnx.checker.check_model(simple, full_check=True)
-    except onnx.checker.ValidationError as err:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise ExportError(f"the exported graph is not valid ONNX: {err}") from err
     opset = max(entry.version for entry in simple.opset_import if entry.domain in ("", "ai.onnx"))
     if opset > OPSET:
@@ -129,9 +131,19 @@ def strip_metadata(proto: onnx.ModelProto) -> None:
     proto.graph.name = "tdrl"
     proto.producer_name, proto.producer_version = "tdrl-edge", ""
     del proto.metadata_props[:]
-    for item in (*proto.graph.node, *proto.graph.initializer, *proto.graph.value_info):
+    graph = proto.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for item in (*graph.node, *graph.initializer, *values):
         item.doc_string = ""
         del item.metadata_props[:]
+
+
+def _declare_reset(proto: onnx.ModelProto, rows: int) -> None:
+    """Keep `reset` an input of a model without states, where no node reads it."""
+    if any(value.name == RESET_INPUT for value in proto.graph.input):
+        return
+    reset = onnx.helper.make_tensor_value_info(RESET_INPUT, onnx.TensorProto.FLOAT, [rows, 1])
+    proto.graph.input.insert(1, reset)
 
 
 def _require_names(proto: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:

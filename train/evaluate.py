@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +28,7 @@ from runtime.files import write_json
 from train.checkpoint import Facts, load_checkpoint
 from train.confusion import confusion_matrix, draw_confusion
 from train.data.arrow_of_time import PAIRS
-from train.data.catalog import load_split, load_tape
+from train.data.catalog import has_tape, load_split, load_tape
 from train.data.clips import ClipRule
 from train.live_evaluation import TorchSession, bundle_of, decide_tape, score_tape
 from train.live_score import LiveScore
@@ -135,27 +133,14 @@ def evaluate(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
     }
     if set(facts.labels) <= set(PAIRS):
         result["order_control"] = order_control(model, clips, facts.labels)
-    if facts.model.unit.form == "causal" and (data / "tape").is_dir() and _knows_tape(data, facts):
+    if facts.model.unit.form == "causal" and has_tape(data, "tape", facts.labels):
         live = live_score(model, facts, data, "tape")
         result["consensus_len"] = facts.sampling.consensus_len
         result["live"] = live.to_json()
         matrices["live tape"] = np.asarray(live.confusion, np.int64)
     write_json(out / "evaluation.json", result)
-    draw_confusion(_square(matrices, len(facts.labels)), facts.labels, out / "confusion.png")
+    draw_confusion(matrices, facts.labels, out / "confusion.png")
     return result
-
-
-def _knows_tape(data: Path, facts: Facts) -> bool:
-    """Whether the model knows all classes of the data (the control leaves some out)."""
-    lines = (data / "labels.txt").read_text(encoding="utf-8").split("\n")
-    return {line.strip() for line in lines if line.strip()} <= set(facts.labels)
-
-
-def _square(
-    matrices: Mapping[str, NDArray[np.int64]], num_classes: int
-) -> dict[str, NDArray[np.int64]]:
-    """Keep the part that both axes share: undecided actions have a column of their own."""
-    return {title: counts[:num_classes, :num_classes] for title, counts in matrices.items()}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,9 @@ from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError
 from runtime.preprocess import PictureRule
 from runtime.sampling import ClipLengths, SamplingContract, window_from_lengths
-from train.checkpoint import Facts, load_weights, read_checkpoint, update_facts
-from train.data.catalog import Split, load_split, read_labels
-from train.data.clips import ClipRule, EpochSampler, Item
+from train.checkpoint import ENTRY, Facts, load_weights, read_checkpoint, update_facts
+from train.data.catalog import Split, has_tape, load_split, read_labels
+from train.data.clips import ClipRule, EpochSampler, Item, KeptClips
 from train.live_evaluation import fit_consensus
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
@@ -40,9 +43,18 @@ from train.recipe import Recipe, load_recipe
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 EVALUATION_BATCH = 64
+KEPT_BYTES = 512 << 20  # validation clips up to this size are decoded once
 
 
-def fit(recipe: Recipe, data: Path, run: Path, *, name: str, resume: bool = False) -> Path:
+def fit(
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    *,
+    name: str,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Train by a recipe.
 
     Args:
@@ -51,38 +63,45 @@ def fit(recipe: Recipe, data: Path, run: Path, *, name: str, resume: bool = Fals
             fits the consensus length.
         run: Folder of the run; checkpoints go to its `checkpoint/`.
         name: Name of the run.
-        resume: Go on from the run's last checkpoint.
+        resume: Go on from the run's last checkpoint; the recipe must be the same.
+        overwrite: Replace the run's checkpoints.
 
     Returns:
         The best checkpoint by validation accuracy.
 
     Raises:
         DataError: The data cannot be used.
-        CheckpointError: `recipe.init` or the last checkpoint cannot be used.
+        CheckpointError: `recipe.init` or the last checkpoint cannot be used, or checkpoints are
+            there and neither `resume` nor `overwrite` was asked for.
+        KeyboardInterrupt: Ctrl-C; the last whole epoch's checkpoint is there.
     """
     labels = read_labels(data, recipe.exclude)
     train = load_split(data, "train", labels)
     validation = load_split(data, "validation", labels)
     facts = facts_of(recipe, train, name)
+    folder = run / "checkpoint"
+    if resume:
+        _check_resume(folder / LAST, facts)
+    elif not overwrite:
+        _check_empty(folder)
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
     module = TdrlModule(recipe, facts)
     if recipe.init is not None and not resume:
         initialise(module.model, Path(recipe.init))
-    folder = run / "checkpoint"
+    loaders = [
+        _loader(split, facts, recipe, shuffle=split is train) for split in (train, validation)
+    ]
     trainer = _trainer(recipe, folder)
-    _check_folder(folder, resume)
-    trainer.fit(
-        module,
-        _loader(train, facts, recipe, shuffle=True),
-        _loader(validation, facts, recipe, shuffle=False),
-        ckpt_path=str(folder / LAST) if resume else None,
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    if not resume:
+        # only now that nothing is left to refuse: a failed start shall not cost an older run
+        _remove_checkpoints(folder)
+    with _usual_interrupt(trainer):
+        trainer.fit(
+            module, *loaders, ckpt_path=str(folder / LAST) if resume else None, weights_only=True
+        )
     best = folder / BEST
     facts = update_facts(best, metrics={"val_top1": _best_top1(trainer)})
-    if (data / "tape_validation").is_dir() and recipe.form == "causal":
+    if recipe.form == "causal" and has_tape(data, "tape_validation", facts.labels):
         consensus_len = fit_consensus(best, data)
         update_facts(best, sampling=replace(facts.sampling, consensus_len=consensus_len))
     point_latest(run)
@@ -150,8 +169,9 @@ def _loader(split: Split, facts: Facts, recipe: Recipe, *, shuffle: bool) -> Dat
             f"{len(clips)} training clips are fewer than one batch of {recipe.batch_size}; "
             "add clips or set batch_size lower"
         )
+    kept_bytes = len(clips) * recipe.num_segments * 3 * recipe.height_px * recipe.width_px
     return DataLoader(
-        clips,
+        KeptClips(clips) if not shuffle and kept_bytes <= KEPT_BYTES else clips,
         batch_size=recipe.batch_size if shuffle else EVALUATION_BATCH,
         sampler=EpochSampler(len(clips), seed=recipe.seed, shuffle=shuffle),
         drop_last=shuffle,
@@ -171,6 +191,7 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
         save_last=True,
         enable_version_counter=False,
     )
+    has_terminal = sys.stderr.isatty()
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return pl.Trainer(
         max_epochs=recipe.epochs,
@@ -179,12 +200,23 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
         precision="bf16-mixed" if bfloat16 else "32-true",
         gradient_clip_val=GRADIENT_CLIP_NORM,
         logger=CSVLogger(folder.parent, name="logs", version=""),
-        callbacks=[keep_best, TQDMProgressBar(refresh_rate=5)],
+        callbacks=[keep_best, TQDMProgressBar(refresh_rate=5) if has_terminal else EpochLines()],
+        enable_progress_bar=has_terminal,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
+
+
+class EpochLines(pl.Callback):
+    """One line an epoch, where no terminal shows a bar."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the epoch's metrics."""
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in sorted(found.items()))
+        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {numbers}", flush=True)  # noqa: T201
 
 
 def _quiet_lightning() -> None:
@@ -194,14 +226,44 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
-    last = folder / LAST
-    if resume and not last.is_file():
-        raise CheckpointError(f"nothing to resume: no checkpoint at {last}")
-    if not resume and last.is_file():
+@contextmanager
+def _usual_interrupt(trainer: pl.Trainer) -> Iterator[None]:
+    """Ctrl-C as everywhere: Lightning would exit without a word and leave signals ignored."""
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as err:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, usual)
+        raise KeyboardInterrupt from err
+
+
+def _check_empty(folder: Path) -> None:
+    if any((folder / name).is_file() for name in (BEST, LAST)):
         raise CheckpointError(
             f"{folder} already holds checkpoints; pass --resume, --overwrite or another --name"
         )
+
+
+def _check_resume(last: Path, facts: Facts) -> None:
+    """A run goes on only as it began: the schedule and the weights are of that recipe."""
+    if not last.is_file():
+        raise CheckpointError(f"nothing to resume: no checkpoint at {last}")
+    then = Facts.from_json(read_checkpoint(last)[ENTRY])
+    was, now = (dict(given.recipe, labels=given.labels) for given in (then, facts))
+    changed = sorted(name for name in was | now if was.get(name) != now.get(name))
+    changed = [name for name in changed if name not in ("workers", "init")]
+    if changed:
+        raise CheckpointError(
+            f"{last} was trained with {changed[0]} {was.get(changed[0])!r}, now it is "
+            f"{now.get(changed[0])!r}; resume as it began, or start anew under another --name"
+        )
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for name in (BEST, LAST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _best_top1(trainer: pl.Trainer) -> float:
@@ -241,10 +303,14 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(options.recipe, _overrides(options.set))
     name = options.name or Path(options.recipe).stem
     run = options.out or ARTIFACTS / name
-    if options.overwrite and not options.resume:
-        for old in (BEST, LAST):
-            (run / "checkpoint" / old).unlink(missing_ok=True)
-    best = fit(recipe, options.data, run, name=name, resume=options.resume)
+    best = fit(
+        recipe,
+        options.data,
+        run,
+        name=name,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
     top1 = read_checkpoint(best)["tdrl"]["metrics"]["val_top1"]
     print(f"best checkpoint {best}: clip top-1 {top1:.1%}; next: make engine")  # noqa: T201
 

@@ -20,7 +20,7 @@ from runtime.sources.choose import open_source
 from train.checkpoint import Facts, load_checkpoint
 from train.data.catalog import load_tape
 from train.data.truth import Segment
-from train.live_score import LiveScore, score_live
+from train.live_score import LiveDecision, LiveScore, score_live
 from train.model.tdrl import Tdrl
 
 STILL = "still"
@@ -116,7 +116,7 @@ def decide_tape(bundle: Bundle, session: StepSession, video: Path) -> list[Decis
 
 
 def score_tape(
-    bundle: Bundle, decisions: Sequence[Decision], truth: Sequence[Segment]
+    bundle: Bundle, decisions: Sequence[LiveDecision], truth: Sequence[Segment]
 ) -> LiveScore:
     """Live metrics of one tape's decisions."""
     return score_live(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import yaml
 
 from runtime.errors import DataError
-from runtime.preprocess import CROPS, Crop
+from runtime.preprocess import Crop
 from train.data.clips import Sampling
 from train.model.backbones.resnet import SIZES
 from train.model.pem import Form
-from train.model.unit import Temporal
+from train.model.unit import TEMPORALS, Temporal
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
@@ -83,20 +84,28 @@ class Recipe:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("pre_roll", "dropout", "label_smoothing", "td_ratio"):
+        for name in ("pre_roll", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.td_loss < 0 or self.weight_decay < 0 or self.workers < 0:
-            raise ValueError("td_loss, weight_decay and workers must be >= 0")
-        if self.window_s is not None and self.window_s <= 0:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0 < self.td_ratio <= 1:
+            raise ValueError(f"td_ratio must be in (0, 1], got {self.td_ratio}")
+        for name in ("td_loss", "weight_decay", "workers", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.window_s is not None and not self.window_s > 0:
             raise ValueError(f"window_s must be > 0, got {self.window_s}")
+        if self.td_loss > 0 and self.num_segments < 2:
+            raise ValueError("td_loss compares frames: set td_loss: 0 for num_segments 1")
         if self.form == "lookahead" and self.pre_roll > 0:
             raise ValueError("pre_roll needs form causal; set pre_roll: 0 for lookahead")
 
     def _check_choices(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
             "backbone": tuple(SIZES),
-            "crop": CROPS,
+            "temporal": TEMPORALS,
+            "crop": ("center", "full"),  # a region belongs to one camera, not to a recipe
             "form": ("causal", "lookahead"),
             "sampling": ("live", "segments"),
         }
@@ -143,7 +152,7 @@ def _checked(values: dict[str, Any], path: Path) -> Recipe:
     types = {field.name: str(field.type) for field in fields(Recipe)}
     for name, value in values.items():
         if name not in types:
-            near = difflib.get_close_matches(name, types, 1)
+            near = difflib.get_close_matches(str(name), types, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{path} has an unknown field {name!r}{hint}")
         values[name] = _typed(name, value, types[name])
@@ -162,12 +171,16 @@ def _typed(name: str, value: Any, declared: str) -> Any:
         return tuple(value)
     kind = declared.split(" ", maxsplit=1)[0]
     try:
-        if kind == "float":
-            return float(value)
-        if kind == "int" and not isinstance(value, bool) and float(value).is_integer():
-            return int(value)
-    except (TypeError, ValueError) as err:
+        if kind in ("int", "float") and not isinstance(value, bool):
+            number = float(value)
+            if kind == "float" and math.isfinite(number):
+                return number
+            if kind == "int" and number.is_integer():
+                return int(number)
+    except (TypeError, ValueError, OverflowError) as err:
         raise ValueError(f"{name} must be a number, got {value!r}") from err
-    if kind == "int" or (kind == "bool") != isinstance(value, bool):
-        raise ValueError(f"{name} must be of type {kind}, got {value!r}")
+    wanted = {"bool": bool, "int": (), "float": ()}.get(kind, str)
+    if not isinstance(value, wanted):
+        known = {"bool": "true or false", "int": "a whole number", "float": "a finite number"}
+        raise ValueError(f"{name} must be {known.get(kind, 'text')}, got {value!r}")
     return value

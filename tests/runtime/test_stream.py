@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 
 import runtime
+from runtime.app import _status
+from runtime.live import Stream
+from runtime.sessions.ort import OrtStepSession
+from runtime.sources.memory import MemorySource
 from runtime.video import find_ffmpeg
 from tests.mini_bundle import write_manifest, write_mini_bundle
 from tests.mjpeg_server import free_port, mjpeg_camera
@@ -321,6 +325,18 @@ def test_every_line_written_so_far_survives_a_crash(bundle, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0
     assert [record["type"] for record in records_of(events)].count("start") == 2
+
+
+@pytest.mark.parametrize(
+    ("used", "signals", "status"),
+    [(0, [signal.SIGINT], 130), (0, [signal.SIGTERM], 143), (5, [signal.SIGINT], 0), (0, [], 0)],
+)
+def test_only_a_run_that_did_nothing_reports_its_signal(bundle, used, signals, status):
+    source = MemorySource.of_pictures(moving_bar(used), fps=1)
+    with OrtStepSession(bundle) as session:
+        stream = Stream(bundle, source, session)
+        list(stream)
+    assert _status(stream, signals) == status
 
 
 def wait_for(condition, process, timeout_s=30.0):

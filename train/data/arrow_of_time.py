@@ -35,7 +35,7 @@ from train.data.arrow_tape import FPS, Advance, no_news, write_clips, write_tape
 __all__ = ["LABELS", "PAIRS", "WINDOW_S", "ArrayClips", "build", "load_arrays", "train_arrays"]
 
 # Changes with every change of the pixels, so that older data are made anew.
-FORMAT = 1
+FORMAT = 2
 ARRAYS = ("frames", "label", "duration_s")
 SETTINGS_JSON = "data.json"
 
@@ -69,12 +69,12 @@ class Sizes:
         tape_validation_actions: Actions on the validation tape.
     """
 
-    train_scenes: int = 3000
+    train_scenes: int = 2600
     frames_per_clip: int = 16
     picture_px: int = 48
-    validation_clips: int = 40
+    validation_clips: int = 70
     calibration_clips: int = 16
-    tape_actions: int = 160
+    tape_actions: int = 120
     tape_validation_actions: int = 80
 
 
@@ -253,7 +253,7 @@ def _build_part(out: Path, part: Part) -> float:
     started = time.perf_counter()
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    with tqdm(total=part.total, desc=part.name, leave=False) as bar:
+    with tqdm(total=part.total, desc=part.name, leave=False, disable=None) as bar:
         part.make(unfinished, bar.update)
     write_json(unfinished / SETTINGS_JSON, part.settings)
     if folder.exists():

@@ -177,7 +177,7 @@ def _approach(rng: Rng) -> Poses:
 
 
 def _turn_clockwise(rng: Rng) -> Poses:
-    middle, half = _rest(rng, rng.uniform(32, 42), 12), rng.uniform(120, 180) / 2
+    middle, half = _rest(rng, rng.uniform(40, 52), 10), rng.uniform(120, 180) / 2
     start = replace(middle, angle_deg=middle.angle_deg - half)
     return ((start, replace(middle, angle_deg=middle.angle_deg + half)),)
 

@@ -40,7 +40,8 @@ class Split:
     def lengths_s(self) -> list[float]:
         """Length of every clip, seconds."""
         if self.arrays is not None:
-            return [float(length) for length in self.arrays.duration_s]
+            used = sorted({clip for clip, _, _ in self._array_items(self.arrays)})
+            return [float(length) for length in self.arrays.duration_s[used]]
         return [segment.end_s - segment.start_s for segment in self.segments]
 
     def clips(self, picture: PictureRule, rule: ClipRule) -> ArrayClipSet | VideoClipSet:
@@ -57,13 +58,17 @@ class Split:
                 f"the training arrays hold {found[0]}×{found[1]} pictures, the recipe asks for "
                 f"{picture.height_px}×{picture.width_px}; make the data with that --picture-px"
             )
-        items = [
+        items = self._array_items(self.arrays)
+        return ArrayClipSet(self.arrays.frames, self.arrays.duration_s, items, rule)
+
+    def _array_items(self, arrays: ArrayClips) -> list[tuple[int, bool, int]]:
+        """Clip, whether it runs backwards, and class, of the classes in use."""
+        return [
             (clip, backwards, self.labels.index(name))
-            for clip, label in enumerate(self.arrays.label)
+            for clip, label in enumerate(arrays.label)
             for backwards in (False, True)
             if (name := PAIRS[LABELS[label]] if backwards else LABELS[label]) in self.labels
         ]
-        return ArrayClipSet(self.arrays.frames, self.arrays.duration_s, items, rule)
 
 
 def read_labels(data: Path, exclude: Sequence[str] = ()) -> tuple[str, ...]:
@@ -74,12 +79,16 @@ def read_labels(data: Path, exclude: Sequence[str] = ()) -> tuple[str, ...]:
         exclude: Classes to leave out.
 
     Raises:
-        DataError: No folder, no `labels.txt`, fewer than two classes, or a class twice.
+        DataError: No folder, no `labels.txt`, fewer than two classes, a class twice, or a class to
+            leave out that is not there.
     """
     path = data / "labels.txt"
     if not path.is_file():
         raise DataError(f"{path} not found; it lists one class a line, in the logits' order")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    unknown = [name for name in exclude if name not in lines]
+    if unknown:
+        raise DataError(f"exclude names {unknown[0]!r}, which {path} does not list")
     labels = tuple(line for line in lines if line and line not in exclude)
     if len(labels) < 2 or len(set(labels)) != len(labels):
         raise DataError(f"{path} must list at least two different classes, got {list(labels)}")
@@ -119,6 +128,14 @@ def load_split(data: Path, name: str, labels: Sequence[str]) -> Split:
         for row in rows
     ]
     return Split(tuple(labels), None, tuple(segments))
+
+
+def has_tape(data: Path, name: str, labels: Sequence[str]) -> bool:
+    """Whether a tape is there and a model of these classes can be judged on it.
+
+    A model that leaves classes out cannot: their actions have no right answer.
+    """
+    return (data / name).is_dir() and set(read_labels(data)) <= set(labels)
 
 
 def load_tape(data: Path, name: str, labels: Sequence[str]) -> tuple[Path, list[Segment]]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from runtime.errors import DataError
 from runtime.preprocess import Picture, PictureRule, fit_picture
-from train.data.sampling import indices_at, live_times, segment_times
+from train.data.sampling import indices_at, indices_nearest, live_times, segment_times
 from train.data.video_file import read_video
 
 Sampling: TypeAlias = Literal["live", "segments"]
@@ -38,12 +39,33 @@ class ClipRule:
     sampling: Sampling
     seed: int = 0
 
-    def times(self, start_s: float, end_s: float, key: Key) -> NDArray[np.float64]:
-        """Times of the clip's frames, shape (T,), seconds."""
+    def indices(
+        self,
+        start_s: float,
+        end_s: float,
+        frame_times_s: NDArray[np.float64],
+        key: Key,
+        *,
+        frame_s: float = 0.0,
+    ) -> NDArray[np.int64]:
+        """The frames a clip takes.
+
+        Args:
+            start_s: Start of the clip, seconds.
+            end_s: End of the clip, > start_s.
+            frame_times_s: Times of the frames there are, shape (F,), ascending, F >= 1.
+            key: Epoch and item.
+            frame_s: Seconds a frame is shown after its time; 0 where its time is its middle.
+
+        Returns:
+            Indices into the frames, shape (T,), int64, ascending.
+        """
         if self.sampling == "segments":
-            return segment_times(start_s, end_s, self.num_segments)
+            times_s = segment_times(start_s, end_s, self.num_segments)
+            return indices_nearest(times_s, frame_times_s + frame_s / 2)
         rng = np.random.default_rng((self.seed, *key))
-        return live_times(rng, start_s, end_s, self.num_segments, self.spacing_s)
+        times_s = live_times(rng, start_s, end_s, self.num_segments, self.spacing_s)
+        return indices_at(times_s, frame_times_s)
 
 
 @dataclass(frozen=True)
@@ -94,8 +116,7 @@ class ArrayClipSet(Dataset[Item]):
         clip, backwards, label = self.items[index]
         frames, duration_s = self.frames[clip], float(self.duration_s[clip])
         moments = segment_times(0.0, duration_s, len(frames))
-        times = self.rule.times(0.0, duration_s, (epoch, index))
-        chosen = indices_at(times, moments)
+        chosen = self.rule.indices(0.0, duration_s, moments, (epoch, index))
         if backwards:
             chosen = len(frames) - 1 - chosen
         return clip_tensor(frames[chosen]), label
@@ -121,14 +142,47 @@ class VideoClipSet(Dataset[Item]):
         return len(self.segments)
 
     def __getitem__(self, key: int | Key) -> Item:
-        """One clip (T, 3, h, w) uint8 and its class, by (epoch, item) or item."""
+        """One clip (T, 3, h, w) uint8 and its class, by (epoch, item) or item.
+
+        Raises:
+            DataError: The video cannot be read, or ends before the segment starts.
+        """
         epoch, index = (0, key) if isinstance(key, int) else key
         segment = self.segments[index]
-        frames, frame_times_s = read_video(segment.path)
-        times = self.rule.times(segment.start_s, segment.end_s, (epoch, index))
-        chosen = indices_at(times, frame_times_s)
+        frames, times_s = read_video(segment.path)
+        if segment.start_s > times_s[-1]:
+            raise DataError(
+                f"{segment.path} ends at {times_s[-1]:.2f} s, the segment "
+                f"{segment.start_s:g}..{segment.end_s:g} s starts later; correct segments.csv"
+            )
+        frame_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
+        chosen = self.rule.indices(
+            segment.start_s, segment.end_s, times_s, (epoch, index), frame_s=frame_s
+        )
         pictures = [fit_picture(frames[i], self.picture) for i in chosen]
         return clip_tensor(np.stack(pictures)), segment.label
+
+
+class KeptClips(Dataset[Item]):
+    """A set that is the same in every epoch, decoded once and kept in memory.
+
+    Args:
+        clips: The set; its sampling must not depend on the epoch.
+    """
+
+    def __init__(self, clips: ArrayClipSet | VideoClipSet) -> None:
+        self.clips = clips
+        self._kept: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: int | Key) -> Item:
+        """One clip (T, 3, h, w) uint8 and its class, by (epoch, item) or item."""
+        index = key if isinstance(key, int) else key[1]
+        if index not in self._kept:
+            self._kept[index] = self.clips[index]
+        return self._kept[index]
 
 
 class EpochSampler(Sampler[Key]):

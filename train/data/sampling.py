@@ -63,6 +63,34 @@ def live_times(
     return last - back * spacing
 
 
+def indices_nearest(
+    times_s: NDArray[np.float64], middles_s: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The frame in whose time each moment falls: the rule of the test protocol.
+
+    Of two frames equally near, the one nearer the clip's middle is taken: so a clip and its
+    reversal give the same frames (an odd T's middle frame aside).
+
+    Args:
+        times_s: Wanted times, shape (T,), symmetric.
+        middles_s: Middles of the frames' times, shape (F,), ascending, F >= 1.
+
+    Returns:
+        Indices into the frames, shape (T,), int64.
+
+    Example:
+        >>> indices_nearest(np.array([1.0, 3.0]), np.array([0.5, 1.5, 2.5, 3.5])).tolist()
+        [1, 2]
+    """
+    after = np.searchsorted(middles_s, times_s - 1e-6, side="left")
+    after = np.minimum(after, len(middles_s) - 1)
+    before = np.maximum(after - 1, 0)
+    lead = (middles_s[after] - times_s) - (times_s - middles_s[before])
+    is_early = times_s < times_s.mean() - 1e-6
+    takes_after = np.where(is_early, lead < 1e-6, lead < -1e-6)
+    return np.where(takes_after, after, before).astype(np.int64)
+
+
 def indices_at(
     times_s: NDArray[np.float64], frame_times_s: NDArray[np.float64]
 ) -> NDArray[np.int64]:

@@ -103,11 +103,12 @@ class Pem(nn.Module):
         Returns:
             The gated input, same shape, and the next state.
         """
-        f1, f2 = self.f(x.mean((2, 3))).split(self.hidden, dim=1)
-        motion, past = state.split(self.hidden, dim=1)
-        motion = self._advance(motion, f2 - past)
-        attention = self._attention(motion)
-        return x * attention[:, :, None, None], torch.cat((motion, f1), dim=1)
+        with torch.autocast(x.device.type, enabled=False):
+            f1, f2 = self.f(x.float().mean((2, 3))).split(self.hidden, dim=1)
+            motion, past = state.split(self.hidden, dim=1)
+            motion = self._advance(motion, f2 - past)
+            attention = self._attention(motion)
+        return x * attention[:, :, None, None].to(x.dtype), torch.cat((motion, f1), dim=1)
 
     def _causal_motion(self, pooled: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         f1, f2 = self.f(pooled).split(self.hidden, dim=2)

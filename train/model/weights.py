@@ -32,6 +32,8 @@ def load_backbone_weights(model: Tdrl, path: Path) -> int:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as err:
         raise CheckpointError(f"{path} cannot be read as a state dict: {err}") from err
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds a {type(weights).__name__}, not a state dict")
     own = model.backbone.state_dict()
     wanted = {name for name in own if ".unit." not in name}
     given: dict[str, Tensor] = {name: weights[name] for name in weights if name in wanted}

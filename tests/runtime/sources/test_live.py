@@ -18,6 +18,16 @@ CAMERA = SourceUri("camera", "0", "camera 0")
 RTSP = parse_source("rtsp://admin:hunter2@cam/1")
 
 
+def first_of_connection(number, source):
+    """The first frame after so many reconnects; fails if none comes in time."""
+    deadline = threading.Timer(10, source.stop)
+    deadline.start()
+    try:
+        return next(frame for frame in source if frame.connection == number)
+    finally:
+        deadline.cancel()
+
+
 def test_a_slow_consumer_gets_the_newest_frame_and_the_rest_is_counted():
     with mjpeg_camera(free_port()) as url, open_source(url) as source:
         frames = iter(source)
@@ -42,7 +52,7 @@ def test_a_camera_that_comes_back_is_read_on(caplog):
         frames = iter(source)
         before = next(frames)
     with source, mjpeg_camera(port):
-        after = next(frame for frame in frames if frame.connection == 1)
+        after = first_of_connection(1, source)
         assert source.counts.reconnects == 1
     assert before.connection == 0
     assert after.index > before.index
@@ -82,7 +92,7 @@ def test_a_connection_that_opens_and_gives_nothing_is_tried_again():
     first, empty, third = BrokenCapture(3), BrokenCapture(0), BrokenCapture(1)
     opener = Opener(first, None, empty, third)
     with LiveSource(CAMERA, reconnect=FAST, opener=opener) as source:
-        frame = next(frame for frame in source if frame.connection > 0)
+        frame = first_of_connection(1, source)
         assert frame.index == 3
     assert frame.connection == source.counts.reconnects == 1
     assert first.released

@@ -1,0 +1,116 @@
+# TDRL Edge: every command a user or CI needs. `make help` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+# Recipe, data and name of `make train`, `make eval` and `make bundle`.
+RECIPE ?= demo
+DATA ?= artifacts/data/arrow_of_time
+NAME ?= $(notdir $(basename $(RECIPE)))
+CAMERA ?= 0
+ARGS ?=
+
+# torch from the default index brings CUDA libraries (about 3 GB on Linux, 200 MB of it torch's
+# own CPU part). Without an NVIDIA GPU the CPU build is enough:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# RTX=1 installs NVIDIA's proprietary TensorRT-RTX (x86-64), whose builder checks our graphs
+# without a GPU; see docs/decisions.md.
+RTX ?= 0
+
+help: ## Show this help
+	@echo "TDRL Edge: live action recognition on small NVIDIA computers"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) NAME=$(NAME) CAMERA=$(CAMERA) RTX=$(RTX) TORCH_INDEX=… ARGS='…'"
+
+# ---------------------------------------------------------------- installation
+
+# A bare Debian or Ubuntu has no venv module; it is installed through apt, as root or by sudo.
+$(PY):
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/apt python3 python3-venv
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(PY)
+	@echo "installing torch 2.13 and what training, export and tests need (about 1 GB with a CPU"
+	@echo "build of torch, about 4 GB with CUDA; CPU only: TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
+	@$(PIP) install torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(PIP) install -e '.[train,export,cpu,dev]'
+	@# typing only: its requirement is TensorRT itself, which is not for this machine
+	@$(PIP) install --no-deps 'tensorrt-stubs==10.13.0.35.1'
+	@$(PY) -c 'import cv2' 2>/dev/null || .ci/apt libgl1 libglib2.0-0
+	@touch $@
+
+$(VENV)/.rtx: | $(VENV)/.base
+	@echo "installing NVIDIA TensorRT-RTX (proprietary, about 230 MB)"
+	@$(PIP) install --no-deps tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 \
+	  tensorrt-rtx-cu13-bindings==1.7.1.116
+	@touch $@
+
+INSTALLED := $(VENV)/.base $(if $(filter 1,$(RTX)),$(VENV)/.rtx)
+
+install: $(INSTALLED) ## Make .venv with everything a workstation needs
+	@echo "installed into $(VENV)"
+
+# ---------------------------------------------------------------- the pipeline
+
+demo: $(INSTALLED) ## The whole pipeline on made data: train, INT8, live tape, one table
+	$(PY) -m export.demo $(ARGS)
+
+data: $(INSTALLED) ## Make the demo's data set
+	$(PY) -m train.data.arrow_of_time --out artifacts/data/arrow_of_time $(ARGS)
+
+train: $(INSTALLED) ## Train: RECIPE=name DATA=dir NAME=run
+	@if [ "$(DATA)" = artifacts/data/arrow_of_time ] && [ ! -d "$(DATA)" ]; then $(MAKE) --no-print-directory data; fi
+	$(PY) -m train.fit --recipe $(RECIPE) --data $(DATA) --name $(NAME) $(ARGS)
+
+eval: $(INSTALLED) ## Clip and live accuracy of the newest checkpoint, confusion picture
+	$(PY) -m train.evaluate --data $(DATA) $(ARGS)
+
+bundle: $(INSTALLED) ## Export, calibrate and gate the newest checkpoint into a bundle
+	$(PY) -m export.bundle --data $(DATA) $(ARGS)
+
+# On a device only what the bundle needs is used: no torch, and TensorRT from JetPack.
+ENGINE_PY := $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+engine: ## Build (or check) the newest bundle's engine for this device
+	@if [ ! -e artifacts/latest/bundle ] && [ -e artifacts/latest/checkpoint ] && [ -d "$(DATA)" ]; then $(MAKE) --no-print-directory bundle ARGS=; fi
+	$(ENGINE_PY) -m export.to_engine $(ARGS)
+
+stream: ## Classify live frames: CAMERA=0, or ARGS='--source video.mp4'
+	$(ENGINE_PY) runtime/stream.py $(if $(findstring --source,$(ARGS)),,--camera $(CAMERA)) $(ARGS)
+
+# ---------------------------------------------------------------- proof
+
+check: $(VENV)/.base ## Format, lint and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+test: $(VENV)/.base ## Tests without GPU, browser or system packages (minutes)
+	$(PY) -m pytest -q -m 'not slow and not rtsp and not soak and not shared' $(ARGS)
+
+test-all: ## What CI runs: checks, all tests with the real parts, and the demo
+	.ci/apt ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+	  gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
+	$(MAKE) --no-print-directory install RTX=1
+	$(MAKE) --no-print-directory check
+	TDRL_ALL_PARTS=1 $(PY) -m pytest -q -m 'not soak and not shared' $(ARGS)
+	$(PY) -m export.demo
+
+# ---------------------------------------------------------------- housekeeping
+
+clean: ## Remove caches and made data; ALL=1 removes checkpoints and bundles too
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info artifacts/data
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	$(if $(filter 1,$(ALL)),rm -rf artifacts,@echo "checkpoints and bundles kept (ALL=1 removes them)")
+
+.PHONY: help install demo data train eval bundle engine stream check test test-all clean
