@@ -43,6 +43,7 @@ class StreamOptions:
     max_seconds: float | None = None
     self_test: bool = True
     threads: int | None = None
+    engine_dir: Path | None = None
 
 
 def run_stream(options: StreamOptions) -> tuple[int, str]:
@@ -124,9 +125,15 @@ def _prepared_bundle(options: StreamOptions) -> Bundle:
 
 def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
     choice = choose_session(bundle, options.backend, options.precision)
-    session = open_chosen(bundle, choice, options.phases, threads=options.threads)
+    session = open_chosen(
+        bundle, choice, options.phases, threads=options.threads, engine_dir=options.engine_dir
+    )
     if options.self_test:
-        run_self_test(bundle, session, choice.precision)
+        try:
+            run_self_test(bundle, session, choice.precision)
+        except TdrlError:
+            session.close()
+            raise
     return session
 
 

@@ -114,6 +114,12 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", metavar="N", type=_count, help="threads of ONNX Runtime")
     group.add_argument(
+        "--engine-dir",
+        metavar="DIR",
+        type=Path,
+        help="where TensorRT engines are kept (default: the user's cache folder)",
+    )
+    group.add_argument(
         "--no-self-test",
         dest="self_test",
         action="store_false",

@@ -88,16 +88,19 @@ def fit(
     module = TdrlModule(recipe, facts)
     if recipe.init is not None and not resume:
         initialise(module.model, Path(recipe.init))
-    loaders = [
-        _loader(split, facts, recipe, shuffle=split is train) for split in (train, validation)
-    ]
+    train_loader = _loader(train, facts, recipe, shuffle=True)
+    validation_loader = _loader(validation, facts, recipe, shuffle=False)
     trainer = _trainer(recipe, folder)
     if not resume:
         # only now that nothing is left to refuse: a failed start shall not cost an older run
         _remove_checkpoints(folder)
     with _usual_interrupt(trainer):
         trainer.fit(
-            module, *loaders, ckpt_path=str(folder / LAST) if resume else None, weights_only=True
+            module,
+            train_loader,
+            validation_loader,
+            ckpt_path=str(folder / LAST) if resume else None,
+            weights_only=True,
         )
     best = folder / BEST
     facts = update_facts(best, metrics={"val_top1": _best_top1(trainer)})
@@ -199,7 +202,7 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
         devices=1,
         precision="bf16-mixed" if bfloat16 else "32-true",
         gradient_clip_val=GRADIENT_CLIP_NORM,
-        logger=CSVLogger(folder.parent, name="logs", version=""),
+        logger=CSVLogger(folder.parent, name="logs"),
         callbacks=[keep_best, TQDMProgressBar(refresh_rate=5) if has_terminal else EpochLines()],
         enable_progress_bar=has_terminal,
         num_sanity_val_steps=0,
@@ -250,13 +253,14 @@ def _check_resume(last: Path, facts: Facts) -> None:
     """A run goes on only as it began: the schedule and the weights are of that recipe."""
     if not last.is_file():
         raise CheckpointError(f"nothing to resume: no checkpoint at {last}")
-    then = Facts.from_json(read_checkpoint(last)[ENTRY])
-    was, now = (dict(given.recipe, labels=given.labels) for given in (then, facts))
-    changed = sorted(name for name in was | now if was.get(name) != now.get(name))
+    given = read_checkpoint(last)[ENTRY]
+    was = {**given.get("recipe", {}), "labels": given.get("labels")}
+    now = {**facts.recipe, "labels": list(facts.labels)}
+    changed = sorted(name for name in was if was[name] != now.get(name))
     changed = [name for name in changed if name not in ("workers", "init")]
     if changed:
         raise CheckpointError(
-            f"{last} was trained with {changed[0]} {was.get(changed[0])!r}, now it is "
+            f"{last} was trained with {changed[0]} {was[changed[0]]!r}, now it is "
             f"{now.get(changed[0])!r}; resume as it began, or start anew under another --name"
         )
 

@@ -80,6 +80,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self._check_choices()
+        self._check_ranges()
+        if self.td_loss > 0 and self.num_segments < 2:
+            raise ValueError("td_loss compares frames: set td_loss: 0 for num_segments 1")
+        if self.form == "lookahead" and self.pre_roll > 0:
+            raise ValueError("pre_roll needs form causal; set pre_roll: 0 for lookahead")
+
+    def _check_ranges(self) -> None:
         positive = ("num_segments", "shift_div", "epochs", "batch_size", "learning_rate")
         for name in positive:
             if not getattr(self, name) > 0:
@@ -96,10 +103,6 @@ class Recipe:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.window_s is not None and not self.window_s > 0:
             raise ValueError(f"window_s must be > 0, got {self.window_s}")
-        if self.td_loss > 0 and self.num_segments < 2:
-            raise ValueError("td_loss compares frames: set td_loss: 0 for num_segments 1")
-        if self.form == "lookahead" and self.pre_roll > 0:
-            raise ValueError("pre_roll needs form causal; set pre_roll: 0 for lookahead")
 
     def _check_choices(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
@@ -179,8 +182,7 @@ def _typed(name: str, value: Any, declared: str) -> Any:
                 return int(number)
     except (TypeError, ValueError, OverflowError) as err:
         raise ValueError(f"{name} must be a number, got {value!r}") from err
-    wanted = {"bool": bool, "int": (), "float": ()}.get(kind, str)
-    if not isinstance(value, wanted):
-        known = {"bool": "true or false", "int": "a whole number", "float": "a finite number"}
+    known = {"bool": "true or false", "int": "a whole number", "float": "a finite number"}
+    if kind in ("int", "float") or not isinstance(value, bool if kind == "bool" else str):
         raise ValueError(f"{name} must be {known.get(kind, 'text')}, got {value!r}")
     return value

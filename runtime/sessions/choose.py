@@ -154,15 +154,9 @@ def _open_tensorrt(
         raise SessionError(
             f"{choice.backend} needs an NVIDIA GPU and pycuda; install them or pass --backend ort"
         )
-    progress = StderrBar("build engine")
-    plan_path = engine_for_bundle(
-        bundle,
-        choice.precision,
-        engine_dir,
-        trt=trt,
-        device=device,
-        on_progress=progress,
-        on_built=lambda _: progress.close(),
-    )
+    with StderrBar("build engine") as progress:
+        plan_path = engine_for_bundle(
+            bundle, choice.precision, engine_dir, trt=trt, device=device, on_progress=progress
+        )
     kind = GRAPH_OF[choice.precision]
     return TrtStepSession(bundle, plan_path, graph_kind=kind, phases=phases, trt=trt)

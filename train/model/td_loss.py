@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SHORTEST = 1e-6  # a frame's channel that is shorter counts as all zero
+
 
 def temporal_diversity_loss(features: Tensor, *, ratio: float = 0.5) -> Tensor:
     """Mean cosine similarity over all pairs of frames, summed over channels (TDRL, eq. 5).
 
     Uses Σ_{i≠j} cos(z_i, z_j) = ‖Σ_t ẑ_t‖² - Σ_t ‖ẑ_t‖², linear in T. A frame whose channel is
-    all zero contributes 0.
+    all zero contributes 0, to the gradient too.
 
     Args:
         features: The tap, shape (N, T, C, H, W), T >= 2.
@@ -30,7 +32,9 @@ def temporal_diversity_loss(features: Tensor, *, ratio: float = 0.5) -> Tensor:
     channels = max(1, int(features.shape[2] * ratio))
     with torch.autocast(features.device.type, enabled=False):
         z = features[:, :, :channels].float().flatten(3)
-        unit = torch.nn.functional.normalize(z, dim=3, eps=1e-6)
+        length = torch.linalg.vector_norm(z, dim=3, keepdim=True)
+        # not `normalize`: its gradient at a channel of zeros is 1 / eps
+        unit = torch.where(length > SHORTEST, z / length.clamp_min(SHORTEST), 0.0)
         together = unit.sum(1).square().sum(2)
         alone = unit.square().sum((1, 3))
         # both orders of a pair were summed, eq. 5's mean is over T(T-1)/2 pairs

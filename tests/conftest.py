@@ -1,0 +1,46 @@
+"""Parts that not every machine has: their tests skip by name, with the reason."""
+
+import importlib.util
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    # `make test-all` promises the real parts: there a missing one is a failure, not a skip
+    if _marked(items, "rtx") and not os.environ.get("TDRL_ALL_PARTS") and _lacks("tensorrt_rtx"):
+        _skip(_marked(items, "rtx"), "tensorrt_rtx is not installed")
+    if _marked(items, "gpu") and _lacks_gpu():
+        _skip(_marked(items, "gpu"), "torch sees no NVIDIA GPU")
+
+
+def _marked(items, name):
+    return [item for item in items if item.get_closest_marker(name)]
+
+
+def _skip(items, reason):
+    for item in items:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _lacks(module):
+    return importlib.util.find_spec(module) is None
+
+
+def _lacks_gpu():
+    if _lacks("torch"):
+        return True
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    # `make test-all` promises the real parts: a skipped test there is a failure
+    report = yield
+    excused = any(item.get_closest_marker(name) for name in ("gpu", "soak", "shared"))
+    if report.skipped and os.environ.get("TDRL_ALL_PARTS") and not excused:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped where every part must be: {report.longrepr}"
+    return report

@@ -1,0 +1,79 @@
+"""Small models with lively gates and batch norms, and both of their forms."""
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from train.model.tdrl import ModelConfig, Tdrl
+from train.model.unit import UnitConfig
+
+NUM_CLASSES = 4
+
+# every make of a temporal unit: temporal module, PEM, PEM's place
+UNITS = {
+    "plain": UnitConfig(temporal="none", pem=False),
+    "tsm": UnitConfig(temporal="tsm", pem=False),
+    "pem": UnitConfig(temporal="none"),
+    "pem-tsm": UnitConfig(temporal="tsm"),
+    "tsm-pem": UnitConfig(temporal="tsm", pem_first=False),
+    "pem-tsm-4": UnitConfig(temporal="tsm", shift_div=4, reduction=2),
+}
+
+
+@cache
+def lively_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl:
+    """In evaluation mode, gates that differ from 0.5, running statistics of real activations.
+
+    Shared between tests: do not change it.
+    """
+    torch.manual_seed(1)
+    model = Tdrl(ModelConfig(backbone=backbone, num_classes=NUM_CLASSES, unit=unit))
+    enliven(model, picture_px)
+    return model
+
+
+def enliven(model: Tdrl, picture_px: int = 32) -> None:
+    for block in model.backbone.blocks():
+        if block.unit.pem is not None:
+            nn.init.normal_(block.unit.pem.attend.weight, std=1.0)
+            nn.init.normal_(block.unit.pem.attend.bias, std=0.5)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, std=0.2)
+        norm.momentum = None  # the mean of what was seen
+    with torch.no_grad():
+        model.train()(pictures(2, 4, picture_px, seed=99))
+    for norm in norms:
+        norm.momentum = 0.1
+    model.eval()
+
+
+def pictures(rows: int, num_frames: int, picture_px: int = 32, *, seed: int = 0) -> Tensor:
+    """Clips (N, T, 3, h, w), uint8, of patches that change from frame to frame."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(rows * num_frames, 3, 4, 4, generator=generator) * 255
+    fine = nn.functional.interpolate(coarse, size=(picture_px, picture_px), mode="bilinear")
+    return fine.to(torch.uint8).unflatten(0, (rows, num_frames))
+
+
+@torch.no_grad()
+def unrolled(
+    model: Tdrl, clip: Tensor, state: list[Tensor] | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Per-frame logits (N, T, K) of single steps, and the last state."""
+    logits = []
+    for t in range(clip.shape[1]):
+        frame_logits, state = model.step(clip[:, t], state)
+        logits.append(frame_logits)
+    assert state is not None
+    return torch.stack(logits, dim=1), state
+
+
+def assert_equal(actual: Tensor, expected: Tensor, *, relative: float = 1e-5) -> None:
+    """Equal up to rounding: the largest difference against the largest value."""
+    assert actual.shape == expected.shape
+    assert torch.isfinite(actual).all()
+    distance = (actual - expected).abs().max().item()
+    assert distance <= relative * max(1.0, expected.abs().max().item()), distance
