@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _frames_at(video: Path, times_s: Sequence[float]) -> Iterator[Picture]:
     try:
         index = -1
         for time_s in times_s:
-            wanted = int(time_s * fps)
+            wanted = max(0, math.ceil(time_s * fps - 1e-6) - 1)  # the action's last frame
             while index < wanted:
                 if not capture.grab():
                     raise ExportError(f"{video} ends before {time_s:.1f} s; it is incomplete")

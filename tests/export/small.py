@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ from runtime.sampling import SamplingContract
 from runtime.sessions.base import Logits
 from train.checkpoint import Facts
 from train.data.arrow_of_time import LABELS, Sizes, build
+from train.model.backbones.resnet import SIZES, ResNetSize
 from train.model.pem import Pem
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
@@ -36,6 +38,11 @@ from train.model.unit import UnitConfig
 PICTURE = PictureRule(height_px=32, width_px=40)
 SQUARE = PictureRule(height_px=32, width_px=32)
 NUM_CLASSES = 5
+# ResNet-18 and ResNet-50 as they are, with an eighth of their channels
+NARROW = {
+    "narrow18": ResNetSize((2, 2, 2, 2), "basic", width=8),
+    "narrow50": ResNetSize((3, 4, 6, 3), "bottleneck", width=8),
+}
 UNITS = {
     "plain": UnitConfig(temporal="none", pem=False, shift_div=4),
     "pem": UnitConfig(temporal="none", pem=True, shift_div=4),
@@ -65,11 +72,12 @@ def small_model(
 ) -> Tdrl:
     """A model in evaluation mode in which every parameter matters."""
     torch.manual_seed(seed)
-    model = Tdrl(ModelConfig(backbone=backbone, num_classes=num_classes, unit=unit)).eval()
+    with patch.dict(SIZES, NARROW):
+        model = Tdrl(ModelConfig(backbone=backbone, num_classes=num_classes, unit=unit)).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, Pem):
-                nn.init.normal_(module.attend.weight, 0, 0.7)
+                nn.init.normal_(module.attend.weight, 0, 2.0)
                 nn.init.normal_(module.attend.bias, 0, 0.5)
             if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
                 nn.init.uniform_(module.weight, 0.4, 0.9)
@@ -104,6 +112,7 @@ def ort_session(graph: onnx.ModelProto | Path) -> ort.InferenceSession:
     """ONNX Runtime with optimisation off."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -25,8 +24,7 @@ from tests.export.small import (
 )
 from train.model.unit import UnitConfig
 
-BACKBONES = ("tiny", "resnet18")
-EVERY = [(backbone, kind) for backbone in BACKBONES for kind in UNITS]
+EVERY = [(backbone, kind) for backbone in ("tiny", "narrow18") for kind in UNITS]
 TEMPORAL = [("tiny", kind) for kind in UNITS if kind != "plain"]
 LOOKAHEAD = UnitConfig(form="lookahead", shift_div=4)
 
@@ -89,11 +87,13 @@ def test_states_are_one_tensor_of_vectors_and_a_map_for_every_block(step_of):
 
 
 @every_graph
-def test_nothing_of_this_machine_is_in_the_file(step, tmp_path):
-    raw = step.path.read_bytes()
-    for word in (b"/work", b"/tmp", b"/home", b"/root", b".py", b"site-packages", b"pytorch"):
-        assert word not in raw
+def test_nothing_of_this_machine_is_in_the_file(step):
     proto = step.proto
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("raw_data")  # random bytes may spell anything
+    raw = proto.SerializeToString()
+    for word in (b"/work", b"/tmp", b"/home", b"/root", b".py", b"site-packages", b"torch"):
+        assert word not in raw
     values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
     for item in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer, *values):
         assert item.doc_string == ""
@@ -108,15 +108,15 @@ def test_pictures_are_cast_before_they_are_transposed(step_of):
 @every_graph
 def test_the_first_law(step, tmp_path):
     """Steps of the graph == steps of the model == the model's clip == the clip graph."""
-    frames = moving_frames(8)
+    frames = moving_frames(4)
     steps, _ = run_steps(step.path, step.states, frames)
-    clip_onnx_from_model(step.model, PICTURE, 8, tmp_path / "clip.onnx")
+    clip_onnx_from_model(step.model, PICTURE, 4, tmp_path / "clip.onnx")
     clip = ort_session(tmp_path / "clip.onnx").run(None, {"clip": frames[np.newaxis]})[0][0]
     expected = torch_clip(step.model, frames)
     close(steps, expected)
     close(clip, expected)
     if step.states:  # the past matters: otherwise the above proves nothing
-        alone, _ = run_steps(step.path, step.states, frames, reset_at=range(8))
+        alone, _ = run_steps(step.path, step.states, frames, reset_at=range(4))
         assert np.abs(alone[1:] - steps[1:]).max() > 0.02 * np.ptp(expected)
 
 
@@ -176,6 +176,14 @@ def test_no_node_holds_the_batch_size(step):
         close(got[:, row], run_steps(step.path, step.states, frames[:, row], reset_at)[0])
 
 
+@pytest.mark.parametrize("step", [("resnet18", "pem-tsm")], indirect=True, ids="-".join)
+def test_resnet18_at_its_full_width(step):
+    assert preflight(step.path, states=step.states, quantised=False) == []
+    frames = moving_frames(3)
+    steps, _ = run_steps(step.path, step.states, frames)
+    close(steps, torch_clip(step.model, frames))
+
+
 def test_lookahead_cannot_stream_and_leaves_no_file(tmp_path):
     model = small_model("tiny", LOOKAHEAD)
     with pytest.raises(ExportError, match="'lookahead' sees the next frame and cannot stream"):
@@ -233,4 +241,3 @@ def test_renamed_outputs_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ExportError, match="changed inputs or outputs: .*scores"):
         step_onnx_from_model(model, PICTURE, tmp_path / "step.onnx")
     assert not list(tmp_path.iterdir())
-    assert onnx.__version__

@@ -29,28 +29,34 @@ def small_model(**options):
 # ---- the first law: steps == clip
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+# rounding alone: a plain ResNet-50 of random weights differs as much between batch sizes
+ROUNDING = {"tiny": 5e-6, "resnet18": 5e-5, "resnet50": 5e-4}
+
+
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("backbone", "rows"), [("tiny", 1), ("tiny", 3), ("resnet18", 2), ("resnet50", 2)]
+)
 @torch.no_grad()
 def test_unrolled_steps_equal_the_clip(backbone, unit, rows):
     model = lively_model(backbone, UNITS[unit])
-    clip = pictures(rows, 5)
+    clip = pictures(rows, 4)
     expected, run = model.run_clip(clip)
     logits, state = unrolled(model, clip)
-    assert_equal(logits, expected, relative=2e-5)
+    assert_equal(logits, expected, relative=ROUNDING[backbone])
     for after, left in zip(state, model.pack_state(run.states_out), strict=True):
-        assert_equal(after, left, relative=2e-5)
+        assert_equal(after, left, relative=ROUNDING[backbone])
 
 
 @pytest.mark.parametrize("unit", [name for name in UNITS if name != "plain"])
+@pytest.mark.parametrize("backbone", ROUNDING)
 @torch.no_grad()
-def test_the_past_reaches_the_logits(unit):
+def test_the_past_reaches_the_logits(backbone, unit):
     """Without this, the law above would hold for a model that has no memory."""
-    model = lively_model("tiny", UNITS[unit])
+    model = lively_model(backbone, UNITS[unit])
     clip = pictures(1, 5)
     with_past, alone = model(clip)[:, -1], model(clip[:, -1:])[:, 0]
-    assert (with_past - alone).abs().max() > 1e-2 * with_past.abs().max()
+    assert (with_past - alone).abs().max() > 0.1
 
 
 @settings(deadline=None, max_examples=25)
@@ -190,7 +196,7 @@ def test_construction_doubles_the_convolution_behind_pem_and_no_other():
     plain, gated = small_model(unit=UNITS["plain"]), small_model(unit=UNITS["pem"])
 
     def spread(model, name):
-        return float(model.get_parameter(name).std())
+        return model.get_parameter(name).std().item()
 
     # Kaiming's fan-out initialisation: sqrt(2 / (64·9))
     assert spread(gated, "backbone.layer3.0.conv1.weight") == pytest.approx(2 * 0.0589, rel=0.05)

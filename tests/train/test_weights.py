@@ -77,7 +77,7 @@ class Intruder:
 
 def test_a_foreign_pickle_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"conv1.weight": Intruder()}))
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"conv1.weight": Intruder()}, protocol=2))
     with pytest.raises(CheckpointError, match=r"evil\.pth cannot be read"):
         load_backbone_weights(model_of("tiny"), tmp_path / "evil.pth")
     torch.save({"conv1.weight": Intruder()}, tmp_path / "evil.pth")

@@ -69,7 +69,7 @@ class Sizes:
         tape_validation_actions: Actions on the validation tape.
     """
 
-    train_scenes: int = 2600
+    train_scenes: int = 2080
     frames_per_clip: int = 16
     picture_px: int = 48
     validation_clips: int = 70

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+
+from runtime.errors import DataError
+from runtime.preprocess import PictureRule
+from train.data.arrow_of_time import LABELS
+from train.data.catalog import Split, has_tape, load_split, load_tape, read_labels
+from train.data.clips import ArrayClipSet, ClipRule, VideoClipSet
+from train.data.truth import Segment, write_truth
+
+SEGMENTS = ClipRule(num_segments=4, spacing_s=0.5, sampling="segments")
+SMALL = PictureRule(height_px=32, width_px=32)
+NAMES = ("wave", "point", "rest")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder of three classes with empty files for videos."""
+    (tmp_path / "labels.txt").write_text("wave\n\n point \nrest\n", encoding="utf-8")
+    for split in ("train", "tape"):
+        (tmp_path / split).mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "train" / name).touch()
+        (tmp_path / "tape" / name).touch()
+    return tmp_path
+
+
+def list_segments(data, *rows, split="train", name="segments.csv"):
+    write_truth(data / split / name, [Segment(*row) for row in rows])
+
+
+# ---- labels
+
+
+def test_labels_are_read_in_the_order_of_the_logits(data):
+    assert read_labels(data) == NAMES
+    assert read_labels(data, exclude=["point"]) == ("wave", "rest")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class(data):
+    (data / "labels.txt").write_text("wave\nrest\n", encoding="utf-8-sig")
+    assert read_labels(data) == ("wave", "rest")
+
+
+@pytest.mark.parametrize("text", ["", "wave\n", "wave\nwave\n", "wave\nrest\nwave\n"])
+def test_fewer_than_two_different_classes_are_refused(data, text):
+    (data / "labels.txt").write_text(text)
+    with pytest.raises(DataError, match="must list at least two different classes"):
+        read_labels(data)
+
+
+def test_missing_labels_and_unknown_exclusions_are_named(data):
+    with pytest.raises(DataError, match="exclude names 'wawe', which .*labels.txt does not list"):
+        read_labels(data, exclude=["wawe"])
+    (data / "labels.txt").unlink()
+    with pytest.raises(DataError, match=r"labels\.txt not found; it lists one class a line"):
+        read_labels(data)
+
+
+# ---- splits of videos
+
+
+def test_segments_get_paths_times_and_class_numbers(data):
+    list_segments(data, ("a.mp4", 0.5, 2.0, "rest"), ("b.mp4", 0, 1, "wave"))
+    split = load_split(data, "train", NAMES)
+    assert split.arrays is None
+    assert [s.path for s in split.segments] == [data / "train/a.mp4", data / "train/b.mp4"]
+    assert [(s.start_s, s.end_s, s.label) for s in split.segments] == [(0.5, 2, 2), (0, 1, 0)]
+    assert split.lengths_s == [1.5, 1.0]
+    clips = split.clips(SMALL, SEGMENTS)
+    assert isinstance(clips, VideoClipSet)
+    assert len(clips) == 2
+
+
+def test_clips_of_excluded_classes_are_left_out_and_classes_renumbered(data):
+    list_segments(data, ("a.mp4", 0, 2, "rest"), ("b.mp4", 0, 1, "wave"))
+    split = load_split(data, "train", ("point", "rest"))
+    assert [(s.path.name, s.label) for s in split.segments] == [("a.mp4", 1)]
+    with pytest.raises(DataError, match=r"no clips in .*segments\.csv of the classes point"):
+        load_split(data, "train", ("point",))
+
+
+def test_a_split_without_clips_is_named(data):
+    with pytest.raises(DataError, match=r"no clips in .*train: neither segments\.csv nor frames"):
+        load_split(data, "train", NAMES)
+    with pytest.raises(DataError, match="no clips in .*validation"):
+        load_split(data, "validation", NAMES)
+
+
+def test_missing_videos_are_counted_and_the_first_named(data):
+    rows = [(name, 0, 1, "wave") for name in ("a.mp4", "c.mp4", "d.mp4", "c.mp4")]
+    list_segments(data, *rows)
+    with pytest.raises(DataError, match=r"names 2 files that are not there, first .*c\.mp4"):
+        load_split(data, "train", NAMES)
+
+
+def test_an_unknown_label_is_named_with_its_line(data):
+    list_segments(data, ("a.mp4", 0, 1, "wave"), ("a.mp4", 1, 2, "jump"))
+    with pytest.raises(
+        DataError, match="line 3: unknown label 'jump'; known are point, rest, wave"
+    ):
+        load_split(data, "train", NAMES)
+
+
+# ---- splits of arrays
+
+
+@pytest.fixture
+def arrays(tiny_data):
+    return load_split(tiny_data, "train", LABELS)
+
+
+def test_each_array_clip_is_used_in_both_directions(arrays):
+    clips = arrays.clips(SMALL, SEGMENTS)
+    assert isinstance(clips, ArrayClipSet)
+    assert len(clips) == 2 * len(arrays.arrays.label)
+    forwards, backwards = clips[0], clips[1]
+    names = [LABELS[item[1]] for item in (forwards, backwards)]
+    assert names == ["slide_left", "slide_right"]
+    assert np.array_equal(forwards[0], backwards[0].flip(0))
+
+
+def test_excluded_classes_leave_the_arrays_and_their_lengths(tiny_data, arrays):
+    assert sorted(arrays.lengths_s) == sorted(arrays.arrays.duration_s)
+    pair = load_split(tiny_data, "train", ("rise", "fall", "slide_left"))
+    labels = [clip[1] for clip in iterated(pair.clips(SMALL, SEGMENTS))]
+    assert set(labels) == {0, 1, 2}
+    assert labels.count(0) == labels.count(1)
+    forward = {"rise", "slide_left"}
+    used = [LABELS[label] in forward for label in arrays.arrays.label]
+    assert pair.lengths_s == arrays.arrays.duration_s[used].tolist()
+
+
+def iterated(clips):
+    return [clips[index] for index in range(len(clips))]
+
+
+def test_arrays_of_another_size_say_how_to_make_the_right_one(arrays):
+    rule = PictureRule(height_px=48, width_px=48)
+    with pytest.raises(DataError, match="hold 32×32 pictures, the recipe asks for 48×48"):
+        arrays.clips(rule, SEGMENTS)
+
+
+def test_an_unfinished_array_folder_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    np.save(tmp_path / "train" / "frames.npy", np.zeros(3))
+    with pytest.raises(DataError, match="holds no finished data"):
+        load_split(tmp_path, "train", LABELS)
+
+
+# ---- tapes
+
+
+def test_a_tape_is_one_video_and_its_actions_in_order(data):
+    rows = [("a.mp4", 3, 4, "wave"), ("a.mp4", 1, 2, "rest")]
+    list_segments(data, *rows, split="tape", name="tape.csv")
+    video, truth = load_tape(data, "tape", NAMES)
+    assert video == data / "tape" / "a.mp4"
+    assert [(s.start_s, s.label) for s in truth] == [(1.0, "rest"), (3.0, "wave")]
+
+
+def test_a_tape_of_several_videos_is_refused(data):
+    rows = [("a.mp4", 0, 1, "wave"), ("b.mp4", 0, 1, "rest")]
+    list_segments(data, *rows, split="tape", name="tape.csv")
+    with pytest.raises(DataError, match=r"tape\.csv must describe one video, got 2"):
+        load_tape(data, "tape", NAMES)
+
+
+def test_a_tape_without_its_video_or_truth_is_named(data):
+    with pytest.raises(DataError, match=r"tape\.csv cannot be read"):
+        load_tape(data, "tape", NAMES)
+    list_segments(data, ("gone.mp4", 0, 1, "wave"), split="tape", name="tape.csv")
+    with pytest.raises(DataError, match=r"describes .*gone\.mp4, which is not there"):
+        load_tape(data, "tape", NAMES)
+
+
+def test_a_model_that_leaves_classes_out_has_no_tape(data):
+    assert has_tape(data, "tape", NAMES)
+    assert not has_tape(data, "tape", ("wave", "rest"))
+    assert not has_tape(data, "tape_validation", NAMES)
+
+
+def test_a_split_of_segments_has_no_arrays():
+    assert Split(NAMES, None, ()).lengths_s == []
