@@ -164,25 +164,51 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
+def _number(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.3g}{unit}"
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What was measured, for people; live top-1 never stands alone.
+
+    Args:
+        result: What `evaluate` returned.
+    """
+    lines = [("clip top-1", f"{_percent(result['clip_top1'])}  ({result['clips']} clips)")]
+    if "order_control" in result:
+        lines.append(("on exact pairs", _percent(result["order_control"])))
+    if "live" in result:
+        lines += _live_lines(result["live"], result["consensus_len"])
+    return "\n".join(f"{name:<26}{text}" for name, text in lines)
+
+
+def _live_lines(live: dict[str, Any], consensus_len: int) -> list[tuple[str, str]]:
+    actions = f"({live['num_scored']} actions, last {consensus_len} logits)"
+    delay = _number(live["delay_median_s"], " s"), _number(live["delay_p90_s"], " s")
+    return [
+        ("live top-1", f"{_percent(live['live_top1'])}  {actions}"),
+        ("  by duration ÷ window", _bins(live["by_duration"])),
+        ("  by earlier actions", _bins(live["by_earlier"])),
+        ("delay, median / p90", " / ".join(delay)),
+        ("event F1 (IoU ≥ 0.5)", _percent(live["event_f1"])),
+        ("false events an hour", _number(live["false_events_per_hour"])),
+    ]
+
+
+def _bins(bins: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{b['lower']:g}–{'' if b['upper'] is None else format(b['upper'], 'g')} {_percent(b['top1'])}"
+        for b in bins
+        if b["num_actions"]
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m train.evaluate`."""
     options = _parser().parse_args(argv)
     out = options.out or options.checkpoint.parent.parent / "evaluation"
     result = evaluate(options.checkpoint, options.data, out)
-    lines = [f"clip top-1           {_percent(result['clip_top1'])}  ({result['clips']} clips)"]
-    if "order_control" in result:
-        lines.append(f"on exact pairs       {_percent(result['order_control'])}")
-    if "live" in result:
-        live = result["live"]
-        lines += [
-            f"live top-1           {_percent(live['live_top1'])}  "
-            f"({live['num_scored']} actions, last {result['consensus_len']} logits)",
-            f"event F1             {_percent(live['event_f1'])}",
-            f"false events an hour {live['false_events_per_hour']:.0f}"
-            if live["false_events_per_hour"] is not None
-            else "false events an hour –",
-        ]
-    print("\n".join([*lines, f"results: {out}"]))  # noqa: T201
+    print(f"{summary(result)}\nresults: {out}")  # noqa: T201
 
 
 if __name__ == "__main__":
