@@ -15,12 +15,14 @@ from runtime.sessions.base import Logits
 
 GOLDEN_STEPS = 16  # no more than the start-up check runs
 RESET_AT = (0, 5)  # the second start shows a forgotten reset; with two phases 8 steps run
+# Warm light: where pictures are nearly grey, swapped colours would pass as INT8's noise.
+WARM_RGB = (1.0, 0.85, 0.6)
 # landscape, portrait and a size that no decimation divides
 CAMERA_SIZES_PX = ((720, 1280), (640, 480), (377, 501))
 
 
 def golden_frames(pictures: Sequence[Picture]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The golden steps' pictures and resets.
+    """The golden steps' pictures, in warm light, and resets.
 
     Args:
         pictures: Model pictures of a stream, each (H, W, 3) uint8; repeated if there are few.
@@ -28,7 +30,8 @@ def golden_frames(pictures: Sequence[Picture]) -> tuple[NDArray[np.uint8], NDArr
     Returns:
         Frames (S, H, W, 3) uint8 and resets (S,) float32.
     """
-    frames = np.stack([pictures[i % len(pictures)] for i in range(GOLDEN_STEPS)])
+    plain = np.stack([pictures[i % len(pictures)] for i in range(GOLDEN_STEPS)])
+    frames = (plain * np.float32(WARM_RGB)).astype(np.uint8)
     reset = np.zeros(GOLDEN_STEPS, np.float32)
     reset[list(RESET_AT)] = 1.0
     return frames, reset

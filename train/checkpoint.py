@@ -6,7 +6,6 @@ with `weights_only=True`: a foreign file cannot run code.
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from runtime.files import whole_file
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
 from train.model.tdrl import ModelConfig, Tdrl
+from train.model.weights import read_tensors
 
 FORMAT = 1
 ENTRY = "tdrl"
@@ -113,11 +113,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; run `make train` or pass --checkpoint")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as err:
-        first = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise CheckpointError(f"{path} cannot be read, it may be damaged: {first}") from err
+    data = read_tensors(path)
     if not isinstance(data, dict) or ENTRY not in data or "state_dict" not in data:
         raise CheckpointError(f"{path} is not a checkpoint of this project (no {ENTRY!r} entry)")
     return data

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,12 @@ def _live_lines(live: dict[str, Any], consensus_len: int) -> list[tuple[str, str
 
 
 def _bins(bins: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(
-        f"{b['lower']:g}–{'' if b['upper'] is None else format(b['upper'], 'g')} {_percent(b['top1'])}"
-        for b in bins
-        if b["num_actions"]
-    )
+    filled = (b for b in bins if b["num_actions"])
+    return ", ".join(f"{_edges(b)} {_percent(b['top1'])}" for b in filled)
+
+
+def _edges(b: dict[str, Any]) -> str:
+    return f"{b['lower']:g}–{b['upper']:g}" if b["upper"] else f"≥ {b['lower']:g}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -35,10 +35,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A checkpoint with PEM and TSM."""
     path = tmp_path_factory.mktemp("run") / "checkpoint" / "best.ckpt"
-    write_checkpoint(path, UNITS["pem-tsm"])
+    write_checkpoint(path, data, UNITS["pem-tsm"])
     return path
 
 

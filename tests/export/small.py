@@ -19,6 +19,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 
 from export.placement import Placement
 from export.to_int8 import int8_onnx_from_step, observed_from_step
@@ -29,6 +30,8 @@ from runtime.sampling import SamplingContract
 from runtime.sessions.base import Logits
 from train.checkpoint import Facts
 from train.data.arrow_of_time import LABELS, Sizes, build
+from train.data.catalog import load_split
+from train.data.clips import ArrayClipSet, ClipRule, VideoClipSet
 from train.model.backbones.resnet import SIZES, ResNetSize
 from train.model.pem import Pem
 from train.model.tdrl import ModelConfig, Tdrl
@@ -206,9 +209,25 @@ def arrow_data(folder: Path) -> Path:
     return folder
 
 
-def write_checkpoint(path: Path, unit: UnitConfig, seed: int = 0) -> Facts:
-    """A checkpoint as `train.fit` leaves it, of a random model."""
-    model = small_model("tiny", unit, len(LABELS), seed)
+def _learn(model: Tdrl, clips: ArrayClipSet | VideoClipSet, steps: int = 40) -> None:
+    """A few seconds of training: a random network says nearly the same about everything."""
+    torch.manual_seed(0)
+    items = [clips[i] for i in range(len(clips))]
+    pictures, label = (torch.stack([torch.as_tensor(c[i]) for c in items]) for i in (0, 1))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(steps):
+        chosen = torch.randperm(len(label))[:12]
+        loss = functional.cross_entropy(model(pictures[chosen]).mean(1), label[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.eval()
+
+
+def write_checkpoint(path: Path, data: Path, unit: UnitConfig) -> Facts:
+    """A checkpoint as `train.fit` leaves it, of a model that knows its few clips."""
+    model = small_model("tiny", unit, len(LABELS))
     facts = Facts(
         name="small",
         model=model.config,
@@ -216,6 +235,8 @@ def write_checkpoint(path: Path, unit: UnitConfig, seed: int = 0) -> Facts:
         picture=SQUARE,
         sampling=SamplingContract(num_segments=8, window_s=2.0, consensus_len=4),
     )
+    rule = ClipRule(facts.sampling.num_segments, facts.sampling.spacing_s, "segments")
+    _learn(model, load_split(data, "train", LABELS).clips(SQUARE, rule))
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": weights, "tdrl": facts.to_json()}, path)

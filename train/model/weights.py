@@ -1,15 +1,47 @@
-"""Pretrained weights: torchvision state dicts into TDRL's backbone."""
+"""Weights in files: read without running code, and torchvision's into TDRL's backbone."""
 
 from __future__ import annotations
 
 import pickle
+import struct
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from runtime.errors import CheckpointError
 from train.model.tdrl import Tdrl
+
+# what torch.load raises for files that are cut, changed or something else
+DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
+
+
+def read_tensors(path: Path) -> Any:
+    """What a PyTorch file holds, on the CPU; nothing in it is run.
+
+    Raises:
+        CheckpointError: Missing, damaged, or with other things than tensors and plain values.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGED as err:
+        first = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise CheckpointError(f"{path} cannot be read, it may be damaged: {first}") from err
 
 
 def load_backbone_weights(model: Tdrl, path: Path) -> int:
@@ -28,10 +60,7 @@ def load_backbone_weights(model: Tdrl, path: Path) -> int:
     Raises:
         CheckpointError: The file is missing, damaged or of another architecture.
     """
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as err:
-        raise CheckpointError(f"{path} cannot be read as a state dict: {err}") from err
+    weights = read_tensors(path)
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path} holds a {type(weights).__name__}, not a state dict")
     own = model.backbone.state_dict()
