@@ -87,8 +87,9 @@ def build_bundle(
         raise ValueError(f"allowed_loss must be in 0..1, got {allowed_loss}; 0.005 is half a point")
     model, facts = load_checkpoint(checkpoint)
     with replaced_folder(out) as folder:
-        bundle = _float_bundle(model, facts, folder)
         clips = _calibration_clips(data, facts, folder)
+        load_split(data, "validation", facts.labels)  # refuse early
+        bundle = _float_bundle(model, facts, folder)
         frames, num_compared = _comparison_stream(clips, facts)
         parity = _check_float(model, bundle, frames)
         quantised = _quantise(bundle, clips[num_compared:], frames)
@@ -107,8 +108,9 @@ def build_bundle(
             versions=_versions(),
             created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        (folder / CLIPS).replace(out.parent / CLIPS)  # paths of this machine: beside the bundle
         _write_manifest(finished)
+    # beside the bundle: these are paths of this machine
+    write_clip_list(out.parent / CLIPS, clips)
     point_latest(out.parent)
     return Built(load_bundle(out), report)
 
@@ -165,7 +167,7 @@ def _float_bundle(model: Tdrl, facts: Facts, folder: Path) -> Bundle:
 
 
 def _calibration_clips(data: Path, facts: Facts, folder: Path) -> list[CalibrationClip]:
-    """Write the clip list, and read it back as calibration would on another machine."""
+    """The calibration clips as calibration reads them: from a clip list."""
     split = load_split(data, "calibration", facts.labels)
     if len(split.segments) < FEWEST_CLIPS:
         raise DataError(
@@ -185,7 +187,9 @@ def _calibration_clips(data: Path, facts: Facts, folder: Path) -> list[Calibrati
     turns = [listed[i] for i in np.argsort(order, kind="stable")]
     path = folder / CLIPS
     write_clip_list(path, turns)
-    return read_clip_list(path)
+    found = read_clip_list(path)
+    path.unlink()
+    return found
 
 
 def _comparison_stream(

@@ -189,9 +189,7 @@ def _moves_only(view: GraphView, writer: onnx.NodeProto, kept: NDArray[np.float3
     while source is not None and source.op_type in SELECTING:
         source = view.producer(source.input[0])
     return (
-        source is not None
-        and source.op_type == DEQUANTISE
-        and _equal(kept, scale_of(view, source))
+        source is not None and source.op_type == DEQUANTISE and _equal(kept, scale_of(view, source))
     )
 
 

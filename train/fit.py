@@ -186,7 +186,7 @@ def _loader(split: Split, facts: Facts, recipe: Recipe, *, shuffle: bool) -> Dat
 
 def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
     _quiet_lightning()
-    keep_best = ModelCheckpoint(
+    keep_best = BestCheckpoint(
         folder,
         filename=Path(BEST).stem,
         monitor="val/top1",
@@ -210,6 +210,18 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best and the last checkpoint, and knows them again in a folder that was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state that a resumed run left, with its paths as they are now."""
+        then, now = state_dict["dirpath"], str(self.dirpath)
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: state_dict[name].replace(then, now) for name in paths}
+        best = {path.replace(then, now): s for path, s in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": now})
 
 
 class EpochLines(pl.Callback):

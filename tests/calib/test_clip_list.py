@@ -31,7 +31,9 @@ def test_round_trip(tmp_path_factory, wanted):
     assert len(path.read_bytes().splitlines()) == len(wanted)
 
 
-@pytest.mark.parametrize("name", ["a\u2028b.mp4", "a\x85b.mp4", "zeile\n2.mp4", os.fsdecode(b"\xff")])
+@pytest.mark.parametrize(
+    "name", ["a\u2028b.mp4", "a\x85b.mp4", "zeile\n2.mp4", os.fsdecode(b"\xff")]
+)
 def test_file_names_that_no_one_expects(tmp_path, name):
     clip = CalibrationClip(name, 0, 1, "x", 0)
     write_clip_list(tmp_path / "clips.jsonl", [clip])

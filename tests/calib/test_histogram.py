@@ -102,5 +102,5 @@ def test_memory_does_not_grow_with_the_values():
     histogram = Histogram()
     for _ in range(50):
         histogram.add(np.ones(10_000, np.float32))
-    assert {name for name in vars(histogram)} == {"limit", "counts", "largest", "num_values"}
+    assert set(vars(histogram)) == {"limit", "counts", "largest", "num_values"}
     assert histogram.counts.nbytes == 8 * NUM_BINS

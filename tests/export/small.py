@@ -7,6 +7,7 @@ show. These have random gates, statistics and shifts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -135,9 +136,8 @@ def run_step(
     """One step with N rows: logits, and the states as the next inputs."""
     starts = np.asarray(reset, np.float32).reshape(-1, 1)
     names = [output.name for output in session.get_outputs()]
-    found = dict(
-        zip(names, session.run(names, {FRAME_INPUT: frames, RESET_INPUT: starts, **carried}))
-    )
+    feeds = {FRAME_INPUT: frames, RESET_INPUT: starts, **carried}
+    found = dict(zip(names, session.run(names, feeds), strict=True))
     logits = found[LOGITS_OUTPUT]
     return logits, {n.replace("_out_", "_in_"): v for n, v in found.items() if "_out_" in n}
 
@@ -181,7 +181,7 @@ def measured_thresholds(
     for number, frame in enumerate(moving_frames(10, seed=5)):
         reset = np.full((1, 1), number == 0, np.float32)
         feeds = {FRAME_INPUT: frame[np.newaxis], RESET_INPUT: reset, **carried}
-        found = dict(zip(names, session.run(names, feeds)))
+        found = dict(zip(names, session.run(names, feeds), strict=True))
         carried = {s.name_in: found[s.name_out] for s in step.states}
         largest = {n: max(v, float(np.abs(found[n]).max())) for n, v in largest.items()}
     return placement, {name: share * value for name, value in largest.items()}
@@ -209,7 +209,7 @@ def arrow_data(folder: Path) -> Path:
     return folder
 
 
-def _learn(model: Tdrl, clips: ArrayClipSet | VideoClipSet, steps: int = 40) -> None:
+def _learn(model: Tdrl, clips: ArrayClipSet | VideoClipSet, steps: int) -> None:
     """A few seconds of training: a random network says nearly the same about everything."""
     torch.manual_seed(0)
     items = [clips[i] for i in range(len(clips))]
@@ -225,9 +225,9 @@ def _learn(model: Tdrl, clips: ArrayClipSet | VideoClipSet, steps: int = 40) -> 
     model.eval()
 
 
-def write_checkpoint(path: Path, data: Path, unit: UnitConfig) -> Facts:
+def write_checkpoint(path: Path, data: Path, unit: UnitConfig, *, steps: int = 40) -> Facts:
     """A checkpoint as `train.fit` leaves it, of a model that knows its few clips."""
-    model = small_model("tiny", unit, len(LABELS))
+    model = deepcopy(small_model("tiny", unit, len(LABELS)))
     facts = Facts(
         name="small",
         model=model.config,
@@ -236,7 +236,7 @@ def write_checkpoint(path: Path, data: Path, unit: UnitConfig) -> Facts:
         sampling=SamplingContract(num_segments=8, window_s=2.0, consensus_len=4),
     )
     rule = ClipRule(facts.sampling.num_segments, facts.sampling.spacing_s, "segments")
-    _learn(model, load_split(data, "train", LABELS).clips(SQUARE, rule))
+    _learn(model, load_split(data, "train", LABELS).clips(SQUARE, rule), steps)
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": weights, "tdrl": facts.to_json()}, path)

@@ -125,7 +125,9 @@ def test_the_clips_bound_is_gated(passing):
     good = replace(passing, clips=loss_of(990, 1, 0, 9))  # 0.26 % < 0.5 %
     assert require_pass(good) == []
     bad = replace(passing, clips=loss_of(990, 3, 1, 6))  # loses 0.2 %, may lose 0.53 %
-    message = r"may lose 0\.53% of clip top-1 \(95 % bound; 3 lost, 1 gained of 1000\), allowed 0\.50%"
+    message = (
+        r"may lose 0\.53% of clip top-1 \(95 % bound; 3 lost, 1 gained of 1000\), allowed 0\.50%"
+    )
     with pytest.raises(GateError, match=message):
         require_pass(bad)
     assert require_pass(bad, allowed_loss=0.006) == []
@@ -147,7 +149,9 @@ def test_live_accuracy_is_gated(passing):
 
 def test_drift_is_gated(passing):
     assert require_pass(replace(passing, drift=1.99)) == []
-    with pytest.raises(GateError, match=r"grows along a stream: 2\.1 times in 900 steps, allowed 2"):
+    with pytest.raises(
+        GateError, match=r"grows along a stream: 2\.1 times in 900 steps, allowed 2"
+    ):
         require_pass(replace(passing, drift=2.1))
     with pytest.raises(GateError, match="inf times"):
         require_pass(replace(passing, drift=float("inf")))

@@ -55,7 +55,9 @@ def test_the_limit_is_a_share_of_the_range():
         if passes:
             require_equal(compare(got, EXPECTED), "clip.onnx")
         else:
-            with pytest.raises(ExportError, match=r"clip\.onnx differs .* over 4 steps, allowed 1e-04"):
+            with pytest.raises(
+                ExportError, match=r"clip\.onnx differs .* over 4 steps, allowed 1e-04"
+            ):
                 require_equal(compare(got, EXPECTED), "clip.onnx")
 
 

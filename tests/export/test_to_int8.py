@@ -226,7 +226,8 @@ def test_the_observed_graph_gives_every_placed_tensor_and_the_same_logits(step_o
     assert names == [*own, *placement.tensors]
     frame = moving_frames(1)
     found = ort_session(tmp_path / "observed.onnx").run(
-        ["logits"], {"frame": frame, "reset": np.ones((1, 1), np.float32), **zero_states(step.states)}
+        ["logits"],
+        {"frame": frame, "reset": np.ones((1, 1), np.float32), **zero_states(step.states)},
     )
     expected, _ = run_steps(step.path, step.states, frame)
     assert np.array_equal(found[0], expected)

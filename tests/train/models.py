@@ -1,10 +1,16 @@
 """Small models with lively gates and batch norms, and both of their forms."""
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from runtime.preprocess import PictureRule
+from runtime.sampling import SamplingContract
+from train.checkpoint import ENTRY, Facts
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
 
@@ -77,3 +83,22 @@ def assert_equal(actual: Tensor, expected: Tensor, *, relative: float = 1e-5) ->
     assert torch.isfinite(actual).all()
     distance = (actual - expected).abs().max().item()
     assert distance <= relative * max(1.0, expected.abs().max().item()), distance
+
+
+def facts_of_model(model: ModelConfig, **changes: Any) -> Facts:
+    """What a checkpoint of such a model says, for 32 px pictures and 4 segments in 2 seconds."""
+    facts = Facts(
+        name="test",
+        model=model,
+        labels=tuple(f"class {i}" for i in range(model.num_classes)),
+        picture=PictureRule(height_px=32, width_px=32),
+        sampling=SamplingContract(num_segments=4, window_s=2.0, consensus_len=4),
+    )
+    return replace(facts, **changes)
+
+
+def write_checkpoint(path: Path, model: Tdrl, facts: Facts) -> Path:
+    """A checkpoint as `train.fit` leaves it, without its optimiser."""
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": weights, ENTRY: facts.to_json()}, path)
+    return path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from runtime.errors import DataError
@@ -90,10 +91,12 @@ def _encode(path: Path, shape: tuple[int, ...], frames: Iterable[Picture], fps: 
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=X264_OPTIONS)
         stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], "yuv420p"
+        converter = VideoReformatter()
         for frame in frames:
             if frame.shape != shape:
                 raise ValueError(f"frame {count} is {frame.shape}, the first was {shape}")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            container.mux(stream.encode(converter.reformat(picture, format="yuv420p", threads=1)))
             count += 1
         container.mux(stream.encode(None))
     return count
@@ -106,9 +109,12 @@ def _decode(path: Path) -> tuple[list[Picture], list[float], int]:
         if not container.streams.video:
             return [], [], 0
         stream = container.streams.video[0]
+        # threads cost more than they give on short clips, and loaders are processes already
+        stream.codec_context.thread_count = 1
+        converter = VideoReformatter()
         for frame in container.decode(stream):
             if frame.time is None:
                 raise DataError(f"{path} has a frame without a time; encode the file again")
-            frames.append(frame.to_ndarray(format="rgb24"))  # type: ignore[arg-type]
+            frames.append(converter.reformat(frame, format="rgb24", threads=1).to_ndarray())  # type: ignore[arg-type]
             times_s.append(frame.time)
         return frames, times_s, stream.frames

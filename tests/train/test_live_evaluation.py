@@ -1,0 +1,188 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.live import Stream
+from runtime.sampling import SamplingContract
+from runtime.sources.choose import open_source
+from tests.train.models import UNITS, assert_equal, facts_of_model, lively_model, pictures
+from train.checkpoint import load_checkpoint
+from train.data.catalog import load_tape
+from train.live_evaluation import (
+    RecordedSession,
+    TorchSession,
+    bundle_of,
+    consensus_candidates,
+    decide_tape,
+    fit_consensus,
+    score_tape,
+    shortest_good,
+)
+
+START, ON = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+MODEL = lively_model("tiny", UNITS["pem-tsm"])
+
+
+@pytest.fixture(scope="module")
+def best(trained):
+    return trained / "checkpoint" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def tape(best, tiny_data):
+    """The trained model, the bundle's facts, and the tape it is judged on."""
+    model, facts = load_checkpoint(best)
+    video, truth = load_tape(tiny_data, "tape", facts.labels)
+    return model, facts, video, truth
+
+
+def frames_of(num_frames, seed=0):
+    """Frames as the runtime hands them over: (1, H, W, 3)."""
+    clip = pictures(1, num_frames, seed=seed)
+    return clip, [frame.permute(1, 2, 0).numpy()[np.newaxis] for frame in clip[0]]
+
+
+# ---- sessions
+
+
+@torch.no_grad()
+def test_a_torch_session_is_the_clip_until_it_is_reset():
+    clip, frames = frames_of(6)
+    with TorchSession(MODEL) as session:
+        logits = [session.step(0, f, START if t in (0, 4) else ON) for t, f in enumerate(frames)]
+    assert all(step.shape == (1, 4) and step.dtype == np.float32 for step in logits)
+    found = torch.from_numpy(np.concatenate(logits))
+    assert_equal(found[:4], MODEL(clip[:, :4])[0])
+    assert_equal(found[4:], MODEL(clip[:, 4:])[0])
+    assert not torch.allclose(found[4], MODEL(clip)[0, 4]), "the reset matters"
+
+
+def test_sessions_of_one_model_share_no_state():
+    _, frames = frames_of(3)
+    first, second = TorchSession(MODEL), TorchSession(MODEL)
+    alone = [first.step(0, f, START if t == 0 else ON) for t, f in enumerate(frames)]
+    for t, frame in enumerate(frames):
+        second.step(0, 255 - frame, START if t == 0 else ON)
+        first.step(0, frame, START if t == 0 else ON)
+    again = [first.step(0, f, START if t == 0 else ON) for t, f in enumerate(frames)]
+    assert np.array_equal(alone, again)
+
+
+def test_a_torch_session_has_one_stream_and_one_phase():
+    _, frames = frames_of(1)
+    session = TorchSession(MODEL)
+    with pytest.raises(ValueError, match="one stream and one phase, got phase 1, 1 rows"):
+        session.step(1, frames[0], START)
+    with pytest.raises(ValueError, match="got phase 0, 2 rows"):
+        session.step(0, np.concatenate(frames * 2), START)
+    assert session.description.startswith("PyTorch ")
+
+
+def test_a_recorded_session_replays_what_it_heard():
+    _, frames = frames_of(4)
+    heard: list[np.ndarray] = []
+    recording = RecordedSession(TorchSession(MODEL), heard)
+    first = [recording.step(0, f, START if t == 0 else ON) for t, f in enumerate(frames)]
+    assert len(heard) == 4
+    replay = RecordedSession(None, heard)
+    assert np.array_equal([replay.step(0, frames[0], START) for _ in frames], first)
+    assert len(heard) == 4
+    with pytest.raises(IndexError):
+        replay.step(0, frames[0], ON)
+
+
+# ---- tapes
+
+
+def test_a_tape_is_decided_by_the_runtime_as_a_stream(tape):
+    model, facts, video, _ = tape
+    bundle = bundle_of(facts)
+    with TorchSession(model) as session:
+        decisions = decide_tape(bundle, session, video)
+    with open_source(str(video)) as source, TorchSession(model) as session:
+        streamed = list(Stream(bundle, source, session))
+    assert [d.probs.tolist() for d in decisions] == [d.probs.tolist() for d in streamed]
+    times = [d.stream_time_s for d in decisions]
+    assert np.allclose(np.diff(times), 0.5, atol=0.051), "one frame every window / T seconds"
+    assert [d.warming for d in decisions[:5]] == [True] * 3 + [False] * 2
+
+
+def test_replayed_logits_give_the_same_decisions_and_other_ones_for_another_consensus(tape):
+    model, facts, video, truth = tape
+    bundle, logits = bundle_of(facts), []
+    decisions = decide_tape(bundle, RecordedSession(TorchSession(model), logits), video)
+    again = decide_tape(bundle, RecordedSession(None, logits), video)
+    assert [d.probs.tolist() for d in again] == [d.probs.tolist() for d in decisions]
+    assert score_tape(bundle, again, truth) == score_tape(bundle, decisions, truth)
+    longer = replace(facts.sampling, consensus_len=2 * facts.sampling.consensus_len)
+    other = decide_tape(
+        bundle_of(replace(facts, sampling=longer)), RecordedSession(None, logits), video
+    )
+    assert [d.probs.tolist() for d in other] != [d.probs.tolist() for d in decisions]
+
+
+def test_short_tapes_still_get_a_number(tape):
+    model, facts, video, truth = tape
+    decisions = decide_tape(bundle_of(facts), TorchSession(model), video)
+    score = score_tape(bundle_of(facts), decisions, truth)
+    assert (len(truth), score.num_actions) == (4, 4)
+    assert score.num_scored == 2, "those with half of the others before them"
+
+
+def test_a_model_without_still_has_no_background():
+    facts = facts_of_model(MODEL.config)
+    assert score_tape(bundle_of(facts), [], []).num_false_events == 0
+
+
+# ---- the consensus
+
+
+def scores(**live_top1):
+    """By consensus length: live accuracy over 20 actions."""
+    return {
+        int(name[1:]): SimpleNamespace(live_top1=value, num_scored=20)
+        for name, value in live_top1.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "length"),
+    [
+        (scores(n2=0.5, n4=0.9, n8=0.95, n16=0.6), 4),  # one action of 20 less
+        (scores(n2=0.5, n4=0.85, n8=0.95, n16=0.6), 8),  # two less
+        (scores(n2=0.9, n4=0.9, n8=0.9, n16=0.9), 2),
+        (scores(n2=0.1, n4=0.2, n8=0.3, n16=0.9), 16),
+        (scores(n2=None, n4=0.6), 4),
+    ],
+)
+def test_the_shortest_consensus_within_one_action_of_the_best_is_taken(found, length):
+    assert shortest_good(found) == length
+
+
+@pytest.mark.parametrize(
+    ("num_segments", "lengths"),
+    [(1, [1, 2]), (2, [1, 2, 4]), (4, [1, 2, 4, 8]), (6, [1, 3, 6, 12])],
+)
+def test_candidates_are_fractions_and_multiples_of_t(num_segments, lengths):
+    contract = SamplingContract(num_segments=num_segments, window_s=2, consensus_len=1)
+    assert consensus_candidates(contract) == lengths
+
+
+def test_the_consensus_is_fitted_with_one_run_of_the_model(best, tiny_data, monkeypatch):
+    steps = []
+    step = TorchSession.step
+
+    def counted(self, *arguments):
+        steps.append(1)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TorchSession, "step", counted)
+    length = fit_consensus(best, tiny_data)
+    _, facts = load_checkpoint(best)
+    assert length == facts.sampling.consensus_len, "as training did"
+    video, _ = load_tape(tiny_data, "tape_validation", facts.labels)
+    decisions = decide_tape(bundle_of(facts), TorchSession(load_checkpoint(best)[0]), video)
+    assert len(steps) == 2 * len(decisions)
