@@ -31,7 +31,7 @@ def golden_frames(pictures: Sequence[Picture]) -> tuple[NDArray[np.uint8], NDArr
         Frames (S, H, W, 3) uint8 and resets (S,) float32.
     """
     plain = np.stack([pictures[i % len(pictures)] for i in range(GOLDEN_STEPS)])
-    frames = (plain * np.float32(WARM_RGB)).astype(np.uint8)
+    frames = (plain * np.array(WARM_RGB, np.float32)).astype(np.uint8)
     reset = np.zeros(GOLDEN_STEPS, np.float32)
     reset[list(RESET_AT)] = 1.0
     return frames, reset

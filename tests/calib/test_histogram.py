@@ -80,7 +80,7 @@ def test_subnormal_values_are_counted():
     histogram = filled([1e-42, 0, 5e-43])
     assert histogram.counts[NUM_BINS - 1] == 1
     assert histogram.counts.sum() == 3
-    histogram.add(np.float32([1e30]))
+    histogram.add(np.array([1e30], np.float32))
     assert histogram.counts.sum() == 4
 
 

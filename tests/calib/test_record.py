@@ -95,7 +95,7 @@ def test_every_tensor_is_what_the_live_graph_holds(bundle, observed, video, monk
     """Frames, their order, resets and fed-back states at once, against plain numpy."""
     monkeypatch.setattr(calib.record, "Histogram", KeepingHistogram)
     clips = clips_of(video, 6)
-    calls = []
+    calls: list[int] = []
     found = recorded(bundle, observed, clips, advance=calls.append)
     frames, reset = [], []
     for clip, starts in zip(clips, reset_flags(6), strict=True):
@@ -103,8 +103,8 @@ def test_every_tensor_is_what_the_live_graph_holds(bundle, observed, video, monk
         frames += pictures
         reset += [float(starts)] + [0.0] * (len(pictures) - 1)
     assert reset_flags(6) == [True, True, True, True, False, False]
-    expected = reference_logits(mini_model(3), np.stack(frames), np.float32(reset))
-    rows = np.concatenate(found.histograms["row"].kept)  # type: ignore[attr-defined]
+    expected = reference_logits(mini_model(3), np.stack(frames), np.array(reset, np.float32))
+    rows = np.concatenate(found.histograms["row"].kept)
     np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-4)
     assert found.num_clips == 6
     assert found.num_steps == len(frames) == 6 * 3
@@ -193,7 +193,7 @@ def test_no_clips(bundle, observed):
 def test_a_tensor_that_is_not_finite_is_named(bundle, observed, video, tmp_path):
     proto = onnx.load(observed)
     weights = next(each for each in proto.graph.initializer if each.name == "bias")
-    weights.CopyFrom(onnx.numpy_helper.from_array(np.float32([1, np.nan, 1]), "bias"))
+    weights.CopyFrom(onnx.numpy_helper.from_array(np.array([1, np.nan, 1], np.float32), "bias"))
     onnx.save(proto, tmp_path / "bad.onnx")
     with pytest.raises(DataError, match="tensor row: .* not finite"):
         recorded(bundle, tmp_path / "bad.onnx", clips_of(video, 1))

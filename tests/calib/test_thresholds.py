@@ -39,7 +39,7 @@ def test_minmax_is_exactly_the_largest_magnitude():
     assert threshold_minmax(histogram_of([0.1, -2.7182817, 1])) == np.float32(2.7182817)
     grown = Histogram()
     for value in (0.3, 0.7, 5.1):  # the grid ends at 9.6, the values do not
-        grown.add(np.float32([value]))
+        grown.add(np.array([value], np.float32))
     assert threshold_minmax(grown) == np.float32(5.1)
 
 

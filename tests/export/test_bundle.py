@@ -18,7 +18,7 @@ from calib.clip_list import CalibrationClip, read_clip_list
 from export.bundle import build_bundle, clip_graph_logits, main, replaced_folder
 from export.parity import compare, session_clips
 from export.preflight import preflight
-from export.quantise import reference_session
+from export.quantise import reference_session, steps_of
 from runtime.bundle import load_bundle, load_golden
 from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError, ExportError, GateError
@@ -129,7 +129,7 @@ def test_golden_logits_are_the_graphs(built):
         (None, golden.logits),
         (built.bundle.graph("step_int8"), golden.logits_int8),
     ):
-        got = export.bundle.steps_of(built.bundle, golden.frames, golden.reset, int8=int8)
+        got = steps_of(built.bundle, golden.frames, golden.reset, int8=int8)
         assert np.array_equal(got, expected)
 
 
@@ -186,12 +186,11 @@ def old(built, tmp_path):
 
 def test_a_failing_gate_leaves_the_old_bundle(old, checkpoint, data, monkeypatch):
     run, before = old
-    real = export.bundle.session_clips
     calls = []
 
     def worse(session, pictures):
         calls.append(session.description)
-        logits = real(session, pictures)
+        logits = session_clips(session, pictures)
         return np.roll(logits, 1, axis=1) if "int8" in session.description else logits
 
     monkeypatch.setattr(export.bundle, "session_clips", worse)

@@ -93,14 +93,14 @@ def test_equal_graphs_pass_with_nothing_lost():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (500, 4)).astype(np.float32)
     label = rng.integers(0, 4, 500)
-    stream = rng.normal(0, 3, (100, 4)).astype(np.float32)
+    stream = rng.normal(0, 3, (300, 4)).astype(np.float32)
     right = logits.argmax(1) == label
     result = clip_gate(logits, logits, label, paired_loss(right, right), (stream, stream))
     assert require_pass(result, allowed_loss=0.0) == []
     assert (result.clips.bound, result.agreement, result.sqnr_db) == (0, 1, 999)
     assert result.divergence == pytest.approx(0, abs=1e-6)
     assert result.drift == 0
-    assert result.stream_steps == 100
+    assert result.stream_steps == 300
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -156,6 +156,10 @@ def test_drift_is_gated(passing):
     with pytest.raises(GateError, match="inf times"):
         require_pass(replace(passing, drift=float("inf")))
     assert require_pass(replace(passing, drift=None)) == []
+    (remark,) = require_pass(replace(passing, drift=9.0, stream_steps=255))
+    assert remark == "255 steps of a stream are too few to show a drift"
+    with pytest.raises(GateError, match="9.0 times in 256 steps"):
+        require_pass(replace(passing, drift=9.0, stream_steps=256))
 
 
 def test_few_clips_are_said_to_be_few(passing):

@@ -64,7 +64,9 @@ def with_mean(*rgb):
             node = only_reader(graph, name)
             assert node.op_type == kind
             name = node.output[0]
-        constant = numpy_helper.from_array(np.float32(rgb).reshape(1, 3, 1, 1), "wrong_mean")
+        constant = numpy_helper.from_array(
+            np.array(rgb, np.float32).reshape(1, 3, 1, 1), "wrong_mean"
+        )
         graph.initializer.append(constant)
         node.input[1] = "wrong_mean"
 

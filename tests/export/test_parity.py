@@ -74,7 +74,7 @@ def test_shapes_must_agree():
 @pytest.mark.parametrize("kind", ["pem-tsm", "plain"])
 def test_model_steps_follow_the_resets(step_of, kind):
     step, frames = step_of("tiny", kind), moving_frames(6)
-    reset = np.float32([1, 0, 0, 1, 0, 0])
+    reset = np.array([1, 0, 0, 1, 0, 0], np.float32)
     got = model_steps(small_model("tiny", UNITS[kind]), frames, reset)
     expected, _ = run_steps(step.path, step.states, frames, reset_at=(0, 3))
     require_equal(compare(expected, got), kind)
@@ -83,7 +83,7 @@ def test_model_steps_follow_the_resets(step_of, kind):
 def test_session_steps_and_clips(tmp_path):
     bundle = write_mini_bundle(tmp_path)
     frames = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
-    reset = np.float32([1] + 5 * [0] + [1] + 5 * [0])
+    reset = np.array([1] + 5 * [0] + [1] + 5 * [0], np.float32)
     expected = reference_logits(mini_model(3), frames, reset)
     with OrtStepSession(bundle) as session:
         steps = session_steps(session, frames, reset)

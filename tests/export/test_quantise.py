@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+import calib.record
 import export.quantise
 from calib.clip_list import read_clip_list
 from calib.thresholds import THRESHOLDS, threshold_minmax
@@ -41,7 +42,7 @@ def stream(built):
 
 def test_four_methods_are_compared_and_the_best_is_kept(bundle, clips, stream):
     before = {path.name for path in bundle.folder.iterdir()}
-    calls = []
+    calls: list[int] = []
     found = quantise(bundle, clips, *stream, advance=calls.append)
     assert set(found.compared) == {"minmax", "percentile", "entropy", "mse"} == set(THRESHOLDS)
     assert found.compared[found.method].sqnr_db == max(p.sqnr_db for p in found.compared.values())
@@ -89,7 +90,7 @@ def test_int8_runs_as_a_session_of_the_bundle(bundle, clips, stream):
 def test_scales_come_from_the_clips(bundle, clips, stream, monkeypatch):
     """Calibrating on darker clips gives smaller scales: the recording is used."""
     monkeypatch.setattr(export.quantise, "THRESHOLDS", {"minmax": threshold_minmax})
-    real = export.quantise.record
+    real = calib.record.record
 
     def scales(found):
         graph = onnx.load(bundle.folder / found.graph.file).graph

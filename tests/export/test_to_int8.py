@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, numpy_helper
 
 import export.to_int8
+from export.placement import placement_of
 from export.preflight import preflight
 from export.to_int8 import int8_onnx_from_step, observed_from_step, quantised_weight
 from runtime.errors import ExportError
@@ -147,9 +148,10 @@ def test_tied_tensors_take_the_other_ones_scale(step_of, tmp_path):
 
 def with_float_states(step, tmp_path, monkeypatch):
     """The same graph, but its shift states stay float32."""
-    real = export.to_int8.placement_of
     monkeypatch.setattr(
-        export.to_int8, "placement_of", lambda *given: replace(real(*given), shift_states={})
+        export.to_int8,
+        "placement_of",
+        lambda *given: replace(placement_of(*given), shift_states={}),
     )
     path = tmp_path / "float_states.onnx"
     _, thresholds = measured_thresholds(step, tmp_path)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from train.confusion import confusion_matrix, draw_confusion
 from train.data.arrow_of_time import LABELS
 from train.evaluate import Clips, clip_logits, evaluate, load_clips, main, order_control, top1_of
 from train.fit import fit
+from train.model.tdrl import Tdrl
 
 PAIR = ("rise", "fall", "still")
 
@@ -76,11 +78,11 @@ def test_whatever_an_order_blind_model_answers_it_is_half_right_at_most(seed):
     assert order_control(model, clips, PAIR) <= 0.505
 
 
-class SeesOrder(nn.Module):
+class SeesOrder(Tdrl):
     """Class 0 where clips get brighter, class 1 where they get darker."""
 
     def __init__(self):
-        super().__init__()
+        nn.Module.__init__(self)
         self.fc = nn.Linear(1, 1)
 
     def forward(self, clip):
@@ -135,7 +137,7 @@ def test_evaluation_that_cannot_be_done_is_one_line(trained, tmp_path, capsys):
         (["--checkpoint", str(tmp_path / "a.ckpt"), "--data", str(tmp_path)], "no checkpoint at"),
         (["--checkpoint", str(best), "--data", str(tmp_path)], "no clips in"),
     ):
-        assert run_command(lambda argv=argv: main([*argv, "--out", str(tmp_path / "out")])) == 1
+        assert run_command(partial(main, [*argv, "--out", str(tmp_path / "out")])) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("error: ")
         assert message in line

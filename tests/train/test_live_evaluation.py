@@ -112,7 +112,8 @@ def test_a_tape_is_decided_by_the_runtime_as_a_stream(tape):
 
 def test_replayed_logits_give_the_same_decisions_and_other_ones_for_another_consensus(tape):
     model, facts, video, truth = tape
-    bundle, logits = bundle_of(facts), []
+    bundle = bundle_of(facts)
+    logits: list[np.ndarray] = []
     decisions = decide_tape(bundle, RecordedSession(TorchSession(model), logits), video)
     again = decide_tape(bundle, RecordedSession(None, logits), video)
     assert [d.probs.tolist() for d in again] == [d.probs.tolist() for d in decisions]

@@ -155,13 +155,13 @@ def test_pre_roll_runs_other_clips_first_without_gradients(recipe, monkeypatch):
     assert len(set(lengths)) > 3
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 4, 20), (1.0, 24, 24)])
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 2, 10), (1.0, 12, 12)])
 def test_pre_roll_comes_before_its_share_of_the_batches(recipe, monkeypatch, share, least, most):
     module = module_of(replace(recipe, pre_roll=share))
     watch = Watch(module.model, monkeypatch)
-    train(module, pictures(8 * 24, T), torch.arange(8 * 24) % 2)
+    train(module, pictures(8 * 12, T), torch.arange(8 * 12) % 2)
     assert least <= sum(not has_grad for *_, has_grad in watch.passes) <= most
-    assert sum(has_grad for *_, has_grad in watch.passes) == 24
+    assert sum(has_grad for *_, has_grad in watch.passes) == 12
 
 
 def test_pre_roll_is_the_same_in_every_run(recipe):
@@ -175,7 +175,7 @@ def test_pre_roll_leaves_the_running_statistics_alone(recipe):
     module = module_of(replace(recipe, pre_roll=1.0))
     train(module, *order_clips(24))
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert [int(norm.num_batches_tracked) for norm in norms] == [3] * len(norms)
+    assert [norm.state_dict()["num_batches_tracked"].item() for norm in norms] == [3] * len(norms)
     assert {norm.momentum for norm in norms} == {0.1}
 
 
@@ -192,11 +192,12 @@ def test_frozen_statistics_use_the_batch_and_forget_it():
     with torch.no_grad():
         usual = model(clip)
     assert torch.equal(frozen, usual), "normalised by the batch, as in training"
-    assert (
-        int(model.backbone.bn1.num_batches_tracked)
-        == int(before["backbone.bn1.num_batches_tracked"]) + 1
-    )
-    assert not torch.equal(model.backbone.bn1.running_mean, before["backbone.bn1.running_mean"])
+    first = {
+        name: before[f"backbone.bn1.{name}"] for name in ("num_batches_tracked", "running_mean")
+    }
+    after = model.backbone.bn1.state_dict()
+    assert after["num_batches_tracked"] == first["num_batches_tracked"] + 1
+    assert not torch.equal(after["running_mean"], first["running_mean"])
 
 
 def test_frozen_statistics_thaw_after_an_error():

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -110,8 +111,9 @@ def test_values_out_of_range_are_refused_before_anything_starts(tmp_path, line, 
 
 def test_nan_does_not_slip_through_the_ranges():
     for name in ("learning_rate", "td_loss", "weight_decay", "window_s", "pre_roll", "dropout"):
+        values: dict[str, Any] = {"backbone": "tiny", name: math.nan}
         with pytest.raises(ValueError, match=f"{name} must be"):
-            Recipe(**{"backbone": "tiny", name: math.nan})
+            Recipe(**values)
 
 
 @pytest.mark.parametrize(

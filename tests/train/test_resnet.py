@@ -92,8 +92,9 @@ def test_strides(backbone, height_px, width_px, sides):
     torch.manual_seed(0)
     net = ResNet(SIZES[backbone], PLAIN).eval()
     found = []
-    for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
-        layer[-1].register_forward_hook(lambda _, __, out: found.append(tuple(out.shape[2:])))
+    for stage in (1, 2, 3, 4):
+        last = getattr(net, f"layer{stage}")[-1]
+        last.register_forward_hook(lambda _, __, out: found.append(tuple(out.shape[2:])))
     features = net(torch.randn(2, 3, height_px, width_px), Pass(1))
     assert found == sides
     assert features.shape == (2, net.num_features)

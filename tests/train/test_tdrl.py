@@ -216,9 +216,10 @@ def test_construction_doubles_the_convolution_behind_pem_and_no_other():
 def test_taps_read_what_the_last_blocks_of_res3_to_res5_convolve(backbone, unit):
     model = lively_model(backbone, UNITS[unit])
     seen = []
+    last_blocks = [getattr(model.backbone, f"layer{stage}")[-1] for stage in (2, 3, 4)]
     hooks = [
-        layer[-1].conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        for layer in (model.backbone.layer2, model.backbone.layer3, model.backbone.layer4)
+        block.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        for block in last_blocks
     ]
     _, run = model.run_clip(pictures(2, 3))
     for hook in hooks:
@@ -233,7 +234,7 @@ def test_the_identity_path_is_untouched(unit):
     """With a silent residual branch a block is the identity, whatever its gates and shifts do."""
     model = small_model(unit=UNITS[unit])
     enliven(model)
-    block = model.backbone.layer1[0]
+    block = model.backbone.blocks()[0]
     for parameter in block.bn2.parameters():
         parameter.zero_()
     seen = []
