@@ -34,35 +34,39 @@ class TensorFacts:
         return math.prod(self.shape)
 
 
-class GraphView:
-    """A read-only index of one graph.
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a graph.
 
     Attributes:
-        model: The model.
-        nodes: Its nodes in order.
-        inputs: Graph inputs by name, without initialisers.
-        outputs: Graph outputs by name.
-        tensors: Type and shape of every tensor that shape inference knows.
-        inference_error: Why shape inference failed, else "".
+        check: Name of the check.
+        where: Node or tensor.
+        message: What is wrong and what to do.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.nodes: Sequence[onnx.NodeProto] = list(model.graph.node)
-        self._initializers = {each.name: each for each in model.graph.initializer}
+    check: str
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.check} [{self.where}]: {self.message}"
+
+
+class GraphIndex:
+    """Who makes and who reads each tensor of a graph.
+
+    Attributes:
+        nodes: The graph's nodes in order.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes: Sequence[onnx.NodeProto] = list(graph.node)
         self._producer = {name: node for node in self.nodes for name in node.output}
         self._consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 self._consumers.setdefault(name, []).append(node)
-        self.inputs = {
-            each.name: _facts(each)
-            for each in model.graph.input
-            if each.name not in self._initializers
-        }
-        self.outputs = {each.name: _facts(each) for each in model.graph.output}
-        self.inference_error = ""
-        self.tensors = self._infer()
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
         """The node that makes a tensor; None for inputs and initialisers."""
@@ -77,24 +81,9 @@ class GraphView:
         """Nodes that read a tensor, in order."""
         return self._consumers.get(tensor, [])
 
-    def constant(self, tensor: str) -> NDArray[Any] | None:
-        """Value of an initialiser or Constant node; None if it is computed."""
-        if tensor in self._initializers:
-            return numpy_helper.to_array(self._initializers[tensor])
-        node = self._producer.get(tensor)
-        if node is None or node.op_type != "Constant":
-            return None
-        value = attribute(node, "value")
-        return None if value is None else numpy_helper.to_array(value)
-
     def of_type(self, *kinds: str) -> list[onnx.NodeProto]:
         """Nodes of some operators, in order."""
         return [node for node in self.nodes if node.op_type in kinds]
-
-    def rank(self, tensor: str) -> int:
-        """Number of axes; -1 if unknown."""
-        facts = self.tensors.get(tensor)
-        return -1 if facts is None or facts.shape is None else len(facts.shape)
 
     def after(self, tensors: Iterable[str], stop: Collection[str]) -> list[onnx.NodeProto]:
         """Nodes that depend on some tensors; nodes of `stop` are given and not passed."""
@@ -120,6 +109,46 @@ class GraphView:
                 if node.op_type not in stop:
                     waiting.extend(node.output if forward else node.input)
         return list(found.values())
+
+
+class GraphView(GraphIndex):
+    """A read-only index of one model, with shapes and constants.
+
+    Attributes:
+        model: The model.
+        inputs: Graph inputs by name, without initialisers.
+        outputs: Graph outputs by name.
+        tensors: Type and shape of every tensor that shape inference knows.
+        inference_error: Why shape inference failed, else "".
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__(model.graph)
+        self.model = model
+        self._initializers = {each.name: each for each in model.graph.initializer}
+        self.inputs = {
+            each.name: _facts(each)
+            for each in model.graph.input
+            if each.name not in self._initializers
+        }
+        self.outputs = {each.name: _facts(each) for each in model.graph.output}
+        self.inference_error = ""
+        self.tensors = self._infer()
+
+    def constant(self, tensor: str) -> NDArray[Any] | None:
+        """Value of an initialiser or Constant node; None if it is computed."""
+        if tensor in self._initializers:
+            return numpy_helper.to_array(self._initializers[tensor])
+        node = self._producer.get(tensor)
+        if node is None or node.op_type != "Constant":
+            return None
+        value = attribute(node, "value")
+        return None if value is None else numpy_helper.to_array(value)
+
+    def rank(self, tensor: str) -> int:
+        """Number of axes; -1 if unknown."""
+        facts = self.tensors.get(tensor)
+        return -1 if facts is None or facts.shape is None else len(facts.shape)
 
     def _infer(self) -> dict[str, TensorFacts]:
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from export.graph_view import GraphIndex
 from runtime.bundle import StateSpec
 from runtime.errors import ExportError
 
@@ -35,41 +36,6 @@ class Placement:
     tied: Mapping[str, str] = field(default_factory=dict)
     shift_states: Mapping[str, str] = field(default_factory=dict)
     convs: tuple[str, ...] = ()
-
-
-class GraphIndex:
-    """Who makes and who reads each tensor.
-
-    Args:
-        graph: A graph in topological order.
-    """
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.nodes = list(graph.node)
-        self.producer = {name: node for node in graph.node for name in node.output}
-        self.consumers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.consumers.setdefault(name, []).append(node)
-
-    def made_by(self, tensor: str, op_type: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor, if it is of that type."""
-        node = self.producer.get(tensor)
-        return node if node is not None and node.op_type == op_type else None
-
-    def is_ancestor(self, tensor: str, of: str) -> bool:
-        """Whether `of` is computed from `tensor`."""
-        pending, seen = [of], set()
-        while pending:
-            name = pending.pop()
-            if name == tensor:
-                return True
-            node = self.producer.get(name)
-            if node is None or name in seen:
-                continue
-            seen.add(name)
-            pending.extend(node.input)
-        return False
 
 
 def placement_of(graph: onnx.GraphProto, states: tuple[StateSpec, ...]) -> Placement:
@@ -116,13 +82,13 @@ def shortcut_of(node: onnx.NodeProto, index: GraphIndex) -> str | None:
     """
     if node.op_type != "Add":
         return None
-    convs = [index.made_by(name, "Conv") for name in node.input]
+    convs = [_made_by(index, name, "Conv") for name in node.input]
     first, second = convs
     if first is None and second is None:
         return None
     if first is None or second is None:
         return str(node.input[0] if first is None else node.input[1])
-    first_is_shortcut = index.is_ancestor(first.input[0], of=second.input[0])
+    first_is_shortcut = _is_ancestor(first.input[0], second.input[0], index)
     return str(node.input[0] if first_is_shortcut else node.input[1])
 
 
@@ -130,7 +96,7 @@ def _shift_concat(state: StateSpec, index: GraphIndex) -> str:
     """The concatenation that puts a past frame's channels before the present ones."""
     names = [state.name_in]
     while names:
-        for node in index.consumers.get(names.pop(), []):
+        for node in index.consumers(names.pop()):
             if node.op_type == "Concat":
                 return str(node.output[0])
             if node.op_type == "Where":
@@ -141,12 +107,12 @@ def _shift_concat(state: StateSpec, index: GraphIndex) -> str:
 def _ties(index: GraphIndex, wanted: set[str], shifts: Mapping[str, str]) -> dict[str, str]:
     ties = {}
     for name in wanted:
-        pool = index.made_by(name, "MaxPool")
+        pool = _made_by(index, name, "MaxPool")
         if pool is not None and pool.input[0] in wanted:
             ties[name] = pool.input[0]
     for concat in shifts.values():
-        present = index.producer[concat].input[1]
-        cut = index.made_by(present, "Slice")
+        joined = _made_by(index, concat, "Concat")
+        cut = None if joined is None else _made_by(index, joined.input[1], "Slice")
         if concat in wanted and cut is not None and cut.input[0] in wanted:
             ties[concat] = cut.input[0]
     return ties
@@ -160,7 +126,7 @@ def _state_scales(
     for state in states:
         if state.name_in not in shifts:
             continue
-        cut = index.made_by(state.name_out, "Slice")
+        cut = _made_by(index, state.name_out, "Slice")
         source = None if cut is None else cut.input[0]
         tensor = source if source in wanted else shifts[state.name_in]
         if tensor not in wanted:
@@ -169,3 +135,13 @@ def _state_scales(
             )
         scales[state.name_in] = str(tensor)
     return scales
+
+
+def _made_by(index: GraphIndex, tensor: str, op_type: str) -> onnx.NodeProto | None:
+    """The node that makes a tensor, if it is of that type."""
+    return index.producer(tensor) if index.made_by(tensor) == op_type else None
+
+
+def _is_ancestor(tensor: str, of: str, index: GraphIndex) -> bool:
+    """Whether `of` is computed from `tensor`."""
+    return tensor == of or any(tensor in node.input for node in index.before([of], stop=()))

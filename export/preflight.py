@@ -13,14 +13,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import TensorProto
 
-from export.graph_view import DEQUANTISE, QUANTISE, GraphView, label, load_graph
+from export.graph_view import DEQUANTISE, QUANTISE, Finding, GraphView, label, load_graph
+from export.preflight_int8 import int8_findings
 from runtime.bundle import FRAME_INPUT, RESET_INPUT, StateSpec
 from runtime.command import run_command
 from runtime.errors import ExportError
@@ -29,28 +29,9 @@ from runtime.errors import ExportError
 OPSETS = range(13, 18)
 MAX_IR_VERSION = 8
 STATE_IN = re.compile(r"state_in_\d+")
-LOCAL_PATH = re.compile(r"(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\|site-packages|\w\.py\b)")
+LOCAL_PATH = re.compile(r"(/home/|/root/|/Users/|/tmp/|/opt/|[A-Z]:\\|site-packages|\w\.py\b)")
 PROBE_STREAMS = 3
 MAX_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a graph.
-
-    Attributes:
-        check: Name of the check.
-        where: Node or tensor.
-        message: What is wrong and what to do.
-    """
-
-    check: str
-    where: str
-    message: str
-
-    def __str__(self) -> str:
-        """One line for people."""
-        return f"{self.check} [{self.where}]: {self.message}"
 
 
 def preflight(
@@ -74,8 +55,6 @@ def preflight(
     Raises:
         ExportError: The file is no ONNX model.
     """
-    from export.preflight_int8 import int8_findings
-
     view = load_graph(source)
     specs = states_by_name(view) if states is None else list(states)
     findings = [finding for check in GENERAL_CHECKS for finding in check(view)]

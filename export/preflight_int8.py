@@ -12,8 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.graph_view import DEQUANTISE, QUANTISE, GraphView, attribute, label, scale_of
-from export.preflight import Finding
+from export.graph_view import DEQUANTISE, QUANTISE, Finding, GraphView, attribute, label, scale_of
 from runtime.bundle import StateSpec
 
 ACTIVATIONS = ("Relu", "Clip")

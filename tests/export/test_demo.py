@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from train.data.truth import Segment
 from train.data.video_file import write_h264
 
 COST = {"name": "x", "ratio": 0.1, "ratio_low": 0.09, "ratio_high": 0.2}
-FACTS = {
+FACTS: dict[str, Any] = {
     "evaluation": {"clip_top1": 0.99, "order_control": 0.98, "live": {"live_top1": 0.97}},
     "control": {"order_control": 0.5},
     "report": {
@@ -34,7 +35,7 @@ FACTS = {
 def facts_with(path, value):
     facts = copy.deepcopy(FACTS)
     *parents, last = path.split(".")
-    place = facts
+    place: Any = facts
     for name in parents:
         place = place[int(name)] if isinstance(place, list) else place[name]
     place[last] = value
@@ -97,6 +98,7 @@ def test_the_sheet_shows_each_action_at_its_end_with_truth_and_answer(tmp_path):
     ]
     draw_contact_sheet(tmp_path / "tape.mp4", truth, said, tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
     assert sheet[130, 130].mean() == pytest.approx(40, abs=6)
     assert sheet[130, 260 + 130].mean() == pytest.approx(140, abs=6)
     right, wrong = sheet[280:, :260], sheet[280:, 260:520]

@@ -6,7 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.placement import GraphIndex, placement_of, shortcut_of
+from export.graph_view import GraphIndex
+from export.placement import placement_of, shortcut_of
 from runtime.bundle import StateSpec
 from runtime.errors import ExportError
 from tests.export.small import UNITS
@@ -62,7 +63,7 @@ def test_every_convolution_and_every_activation(case):
     relus = {node.output[0] for node in case.graph.node if node.op_type == "Relu"}
     assert relus <= placed
     others = placed - relus - {node.input[0] for node in convs}
-    kinds = {case.index.producer[name].op_type for name in others}
+    kinds = {case.index.made_by(name) for name in others}
     assert kinds <= {"Conv", "MaxPool"}  # the projections, and the stem's pooling
 
 
@@ -116,7 +117,7 @@ def test_shift_states_are_stored_on_the_grid_of_their_values(case):
         wanted = case.input_of(stage, number)
         if case.kind == "pem-tsm":  # gated, then shifted: the convolution reads it
             wanted = case.named(f"/backbone/layer{stage}.{number}/conv1/Conv").input[0]
-            assert case.index.made_by(wanted, "Concat") is not None
+            assert case.index.made_by(wanted) == "Concat"
         assert case.placement.shift_states[name] == wanted
 
 

@@ -57,6 +57,7 @@ def test_four_methods_are_compared_and_the_best_is_kept(bundle, clips, stream):
     assert report["int8_states"] == 4
     # nothing but the INT8 graph is new
     assert {path.name for path in bundle.folder.iterdir()} - before == {"step.int8.onnx"}
+    assert not [name for name in before if "observed" in name]
     path = bundle.folder / found.graph.file
     assert preflight(path, states=found.graph.states, quantised=True) == []
 

@@ -15,7 +15,7 @@ from tests.train.models import (
     unrolled,
 )
 from train.model.tdrl import MEAN_RGB, STD_RGB, ModelConfig, Tdrl
-from train.model.unit import UnitConfig
+from train.model.unit import Pass, UnitConfig
 
 CAUSAL = UNITS["pem-tsm"]
 LOOKAHEAD = UnitConfig(form="lookahead", start_motion="last_difference")
@@ -242,6 +242,17 @@ def test_the_identity_path_is_untouched(unit):
     model(pictures(2, 4))
     hook.remove()
     assert torch.equal(*seen[0])
+
+
+@torch.no_grad()
+def test_pem_stands_before_or_behind_the_temporal_module_as_configured():
+    x = torch.randn(2 * 4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    for name, first, second in (("pem-tsm", "pem", "shift"), ("tsm-pem", "shift", "pem")):
+        unit = lively_model("tiny", UNITS[name]).backbone.blocks()[0].unit
+        expected = x
+        for part in (getattr(unit, first), getattr(unit, second)):
+            expected, _ = part(expected, 4, None)
+        assert torch.equal(unit(x, Pass(4)), expected)
 
 
 @torch.no_grad()
