@@ -39,7 +39,7 @@ from train.live_evaluation import score_tape
 ROOT = ARTIFACTS.parent
 DATA = ARTIFACTS / "data" / "arrow_of_time"
 RUN = ARTIFACTS / "demo"
-CONTROL = ARTIFACTS / "demo-control"
+CONTROL = RUN / "control"  # inside the run: `artifacts/latest` never points at it
 
 
 @dataclass(frozen=True)

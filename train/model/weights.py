@@ -40,8 +40,14 @@ def read_tensors(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about pickles of other protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as err:
-        first = str(err).splitlines()[0] if str(err) else type(err).__name__
+        # torch's own text advises to load it unsafely, which nobody should
+        is_foreign = isinstance(err, pickle.UnpicklingError)
+        first = "it is no PyTorch file, or holds code" if is_foreign else _first_line(err)
         raise CheckpointError(f"{path} cannot be read, it may be damaged: {first}") from err
+
+
+def _first_line(err: BaseException) -> str:
+    return str(err).splitlines()[0] if str(err) else type(err).__name__
 
 
 def load_backbone_weights(model: Tdrl, path: Path) -> int:
