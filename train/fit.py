@@ -186,14 +186,15 @@ def _loader(split: Split, facts: Facts, recipe: Recipe, *, shuffle: bool) -> Dat
 
 def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
     _quiet_lightning()
-    keep_best = BestCheckpoint(
+    keep_best = RunCheckpoint(
         folder,
         filename=Path(BEST).stem,
         monitor="val/top1",
         mode="max",
-        save_last=True,
         enable_version_counter=False,
     )
+    # not `save_last`: that writes the last checkpoint only when it is the best
+    keep_last = RunCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False)
     has_terminal = sys.stderr.isatty()
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return pl.Trainer(
@@ -203,7 +204,11 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
         precision="bf16-mixed" if bfloat16 else "32-true",
         gradient_clip_val=GRADIENT_CLIP_NORM,
         logger=CSVLogger(folder.parent, name="logs"),
-        callbacks=[keep_best, TQDMProgressBar(refresh_rate=5) if has_terminal else EpochLines()],
+        callbacks=[
+            keep_best,
+            keep_last,
+            TQDMProgressBar(refresh_rate=5) if has_terminal else EpochLines(),
+        ],
         enable_progress_bar=has_terminal,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
@@ -212,8 +217,8 @@ def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
     )
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best and the last checkpoint, and knows them again in a folder that was moved."""
+class RunCheckpoint(ModelCheckpoint):
+    """Knows its checkpoints again where the run's folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state that a resumed run left, with its paths as they are now."""

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, numpy_helper
 
 import export.to_int8
+from export.build_log import nvidia_build_check
 from export.placement import placement_of
 from export.preflight import preflight
 from export.to_int8 import int8_onnx_from_step, observed_from_step, quantised_weight
@@ -245,3 +246,11 @@ def test_graph_inputs_and_outputs_carry_the_states_dtype(int8):
         assert kinds[state.name_in] == kinds[state.name_out] == wanted
     assert kinds["logits"] == TensorProto.FLOAT
     assert not any(node.metadata_props or node.doc_string for node in graph.node)
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("kind", UNITS)
+def test_nvidias_builder_takes_every_kind(int8, kind):
+    step, path, _ = int8(kind)
+    assert len(nvidia_build_check(path, expected_int8=12).int8_convs) == 12
+    assert len(nvidia_build_check(step.path, expected_int8=0).float_convs) == 12

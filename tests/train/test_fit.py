@@ -156,17 +156,18 @@ def test_a_finished_run_resumes_to_itself_where_it_was_moved_to(
 
 
 def test_a_moved_run_still_knows_its_best(tiny_data, recipe, tmp_path, interrupt, monkeypatch):
-    """An epoch that is worse than one before the move does not replace it."""
+    """The last checkpoint is the last epoch's, the best one the best epoch's, moved or not."""
     monkeypatch.setattr(TdrlModule, "validation_step", pretended_top1)
-    interrupt(epoch=1, step=0)
+    recipe = replace(recipe, epochs=3)
+    interrupt(epoch=2, step=0)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, tiny_data, tmp_path / "a", name="x")
+    assert [steps_of(tmp_path / "a", name) for name in (BEST, LAST)] == [10, 20]
     (tmp_path / "a").rename(tmp_path / "b")
     interrupt(epoch=-1, step=0)
     best = fit(recipe, tiny_data, tmp_path / "b", name="x", resume=True)
     assert load_checkpoint(best)[1].metrics == {"val_top1": 0.75}
-    assert steps_of(tmp_path / "b", BEST) == 10
-    assert steps_of(tmp_path / "b", LAST) == 20
+    assert [steps_of(tmp_path / "b", name) for name in (BEST, LAST)] == [10, 30]
 
 
 def pretended_top1(module, batch, batch_idx):

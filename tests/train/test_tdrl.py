@@ -14,6 +14,7 @@ from tests.train.models import (
     pictures,
     unrolled,
 )
+from train.model.td_loss import temporal_diversity_loss
 from train.model.tdrl import MEAN_RGB, STD_RGB, ModelConfig, Tdrl
 from train.model.unit import Pass, UnitConfig
 
@@ -31,11 +32,15 @@ def small_model(**options):
 
 # rounding alone: a plain ResNet-50 of random weights differs as much between batch sizes
 ROUNDING = {"tiny": 5e-6, "resnet18": 5e-5, "resnet50": 5e-4}
+SMALL = (("tiny", 1), ("tiny", 3), ("resnet18", 2))
 
 
-@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize(
-    ("backbone", "rows"), [("tiny", 1), ("tiny", 3), ("resnet18", 2), ("resnet50", 2)]
+    ("backbone", "unit", "rows"),
+    [
+        *((backbone, unit, rows) for backbone, rows in SMALL for unit in UNITS),
+        *(("resnet50", unit, 2) for unit in ("tsm", "pem-tsm", "tsm-pem")),
+    ],
 )
 @torch.no_grad()
 def test_unrolled_steps_equal_the_clip(backbone, unit, rows):
@@ -48,8 +53,10 @@ def test_unrolled_steps_equal_the_clip(backbone, unit, rows):
         assert_equal(after, left, relative=ROUNDING[backbone])
 
 
-@pytest.mark.parametrize("unit", [name for name in UNITS if name != "plain"])
-@pytest.mark.parametrize("backbone", ROUNDING)
+@pytest.mark.parametrize(
+    ("backbone", "unit"),
+    [("resnet50", "pem-tsm"), *(("tiny", name) for name in UNITS if name != "plain")],
+)
 @torch.no_grad()
 def test_the_past_reaches_the_logits(backbone, unit):
     """Without this, the law above would hold for a model that has no memory."""
@@ -81,6 +88,22 @@ def test_a_stream_cut_anywhere_into_clips_and_steps_is_one_clip(parts, unit, row
             state = model.pack_state(run.states_out)
         logits.append(part_logits)
     assert_equal(torch.cat(logits, dim=1), model(clip), relative=2e-5)
+
+
+def test_under_autocast_a_carried_state_still_trains():
+    """As on a GPU: features in bfloat16, PEM's vectors in float32, taps with gradients."""
+    model = small_model(unit=CAUSAL).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            _, earlier = model.run_clip(pictures(2, 3))
+            state = model.pack_state(earlier.states_out)
+        logits, run = model.run_clip(pictures(2, 4, seed=1), state)
+        taps = [tap.unflatten(0, (2, 4)) for tap in run.taps]
+        diversity = torch.stack([temporal_diversity_loss(tap) for tap in taps]).sum()
+    assert [tensor.dtype for tensor in state] == [torch.float32] + 4 * [torch.bfloat16]
+    assert diversity.dtype == torch.float32
+    (logits.float().mean() + diversity).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @torch.no_grad()
@@ -210,8 +233,10 @@ def test_construction_doubles_the_convolution_behind_pem_and_no_other():
 # ---- where things stand
 
 
-@pytest.mark.parametrize("unit", ["pem-tsm", "tsm-pem", "plain"])
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("backbone", "unit"),
+    [("tiny", "pem-tsm"), ("tiny", "plain"), ("resnet18", "tsm-pem"), ("resnet50", "pem-tsm")],
+)
 @torch.no_grad()
 def test_taps_read_what_the_last_blocks_of_res3_to_res5_convolve(backbone, unit):
     model = lively_model(backbone, UNITS[unit])
