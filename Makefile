@@ -17,8 +17,8 @@ NAME ?= $(notdir $(basename $(RECIPE)))
 CAMERA ?= 0
 ARGS ?=
 
-# torch from the default index brings CUDA libraries (about 3 GB on Linux, 200 MB of it torch's
-# own CPU part). Without an NVIDIA GPU the CPU build is enough:
+# torch from the default index brings several GB of CUDA libraries on Linux. Without an NVIDIA GPU
+# the CPU build is enough:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # RTX=1 installs NVIDIA's proprietary TensorRT-RTX (x86-64), whose builder checks our graphs
@@ -41,8 +41,8 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(PY)
-	@echo "installing torch 2.13 and what training, export and tests need (about 1 GB with a CPU"
-	@echo "build of torch, about 4 GB with CUDA; CPU only: TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
+	@echo "installing torch 2.13 and what training, export and tests need: about 2 GB with a CPU build"
+	@echo "of torch (TORCH_INDEX=https://download.pytorch.org/whl/cpu), several GB more with CUDA"
 	@$(PIP) install torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(PIP) install -e '.[train,export,cpu,dev]'
 	@# typing only: its requirement is TensorRT itself, which is not for this machine
