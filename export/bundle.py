@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ from export.parity import Parity, compare, model_steps, require_equal, session_c
 from export.preflight import require_clean
 from export.quantise import Quantised, quantise, reference_session, steps_of, with_graph
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
-from runtime.artifacts import ARTIFACTS, LATEST, point_latest
+from export.versions import installed_versions
+from runtime.artifacts import default_checkpoint, point_latest
 from runtime.bundle import GOLDEN, MANIFEST, Bundle, GraphSpec, load_bundle
 from runtime.command import run_command
 from runtime.errors import DataError, ExportError
@@ -313,16 +313,7 @@ def _accuracies(gate: GateResult) -> dict[str, float]:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in LIBRARIES if _is_installed(name)}
-    return {"python": platform.python_version(), **found}
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return {"python": platform.python_version(), **installed_versions(LIBRARIES)}
 
 
 def _write_manifest(bundle: Bundle) -> None:
@@ -340,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=ARTIFACTS / LATEST / "checkpoint" / "best.ckpt",
+        default=default_checkpoint(),
         help="what to export (default: the newest run's best)",
     )
     parser.add_argument("--data", type=Path, required=True, help="data folder")

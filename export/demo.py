@@ -23,9 +23,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from export.build_log import nvidia_build_check
+from export.bundle import REPORT
 from export.demo_sheet import draw_contact_sheet
 from export.demo_table import Row, markdown_table, rows_of
-from export.placement import placement_of
 from export.step_cost import measure, measure_backbone
 from runtime.artifacts import ARTIFACTS
 from runtime.bundle import Bundle, load_bundle
@@ -79,6 +79,7 @@ def run_demo(paths: Paths, *, sizes: Sequence[str] = (), overrides: Sequence[str
     bundle = load_bundle(paths.run / "bundle")
     check = timed(seconds, "NVIDIA build check", lambda: build_check(bundle))
     seconds["live tape"] = _stream_tape(paths, results)
+    live = _judge_tape(bundle, paths, results)
     costs = timed(
         seconds,
         "step cost",
@@ -87,8 +88,8 @@ def run_demo(paths: Paths, *, sizes: Sequence[str] = (), overrides: Sequence[str
     facts = {
         "evaluation": _read(paths.run / "evaluation" / "evaluation.json"),
         "control": _read(paths.control / "evaluation" / "evaluation.json"),
-        "report": _read(bundle.folder / "report.json"),
-        "live": _live_score(bundle, paths, results),
+        "report": _read(bundle.folder / REPORT),
+        "live": live,
         "nvidia": check,
         "cost": costs,
         "seconds": {**seconds, "total": time.monotonic() - started},
@@ -129,22 +130,13 @@ def _train_and_export(
 
 
 def _stream_tape(paths: Paths, results: Path) -> float:
-    """The tape through the real runtime, then the contact sheet of what it wrote."""
+    """The tape through the real runtime; the seconds it took."""
     video = paths.data / "tape" / "tape.mp4"
-    taken = stage(
+    return stage(
         str(ROOT / "runtime" / "stream.py"), "--source", str(video), "--headless",
         "--bundle", str(paths.run / "bundle"), "--log-level", "warning",
         "--events", str(results / "events.jsonl"), "--output", str(results / "annotated.mp4"),
     )  # fmt: skip
-    bundle = load_bundle(paths.run / "bundle", verify=False)
-    _, truth = load_tape(paths.data, "tape", bundle.labels)
-    draw_contact_sheet(
-        results / "annotated.mp4",
-        truth,
-        decisions_of(results / "events.jsonl"),
-        results / "sheet.png",
-    )
-    return taken
 
 
 def stage(*arguments: str) -> float:
@@ -180,15 +172,12 @@ def build_check(bundle: Bundle) -> dict[str, Any] | None:
     if find_tensorrt(("tensorrt_rtx",)) is None:
         _say("NVIDIA build check skipped: tensorrt_rtx is not installed (RTX=1 make demo)")
         return None
-    import onnx
-
-    step = onnx.load(str(bundle.graph_path("step")))
-    meant = placement_of(step.graph, bundle.graph("step").states).convs
+    meant = _read(bundle.folder / REPORT)["quantisation"]["int8_convolutions"]
     check = nvidia_build_check(bundle.graph_path("step_int8"), compute_capability="SM86")
     _say(str(check))
     return {
         "compute_capability": "SM86",
-        "meant": len(meant),
+        "meant": meant,
         "int8": len(check.int8_convs),
         "float": list(check.float_convs),
         "kernels": check.kernels,
@@ -202,10 +191,12 @@ def decisions_of(events: Path) -> list[SimpleNamespace]:
     return [SimpleNamespace(**line) for line in lines if line["type"] == "decision"]
 
 
-def _live_score(bundle: Bundle, paths: Paths, results: Path) -> dict[str, Any]:
-    """What the real runtime scored on the tape, from its own event log."""
+def _judge_tape(bundle: Bundle, paths: Paths, results: Path) -> dict[str, Any]:
+    """What the real runtime scored on the tape, from its own event log, and the contact sheet."""
     _, truth = load_tape(paths.data, "tape", bundle.labels)
-    return score_tape(bundle, decisions_of(results / "events.jsonl"), truth).to_json()
+    decisions = decisions_of(results / "events.jsonl")
+    draw_contact_sheet(results / "annotated.mp4", truth, decisions, results / "sheet.png")
+    return score_tape(bundle, decisions, truth).to_json()
 
 
 def _bundle_cost(bundle: Bundle) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from export.versions import installed_versions
 
 LIBRARIES = ("torch", "onnxruntime", "onnx", "opencv-python", "numpy", "tensorrt_rtx_cu13")
 MOST_SECONDS = 600.0
@@ -115,7 +116,7 @@ def markdown_table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
 
 def machine() -> str:
     """This machine for a measurement: processor, cores, system and versions; no names."""
-    versions = ", ".join(f"{name} {v}" for name in LIBRARIES if (v := _version(name)))
+    versions = ", ".join(f"{name} {v}" for name, v in installed_versions(LIBRARIES).items())
     today = datetime.now(timezone.utc).date().isoformat()
     return (
         f"Measured {today} on {_processor()}, {os.cpu_count()} cores, {_system()}, "
@@ -137,13 +138,6 @@ def _system() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:
         return platform.system()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _percent(value: float | None) -> str:

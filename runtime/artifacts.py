@@ -14,6 +14,11 @@ def default_bundle() -> Path:
     return ARTIFACTS / LATEST / "bundle"
 
 
+def default_checkpoint() -> Path:
+    """The newest run's best checkpoint, whether it exists or not."""
+    return ARTIFACTS / LATEST / "checkpoint" / "best.ckpt"
+
+
 def point_latest(run: Path) -> None:
     """Let `artifacts/latest` point at a run's folder; runs elsewhere leave it alone.
 

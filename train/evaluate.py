@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from runtime.artifacts import ARTIFACTS, LATEST
+from runtime.artifacts import default_checkpoint
 from runtime.command import run_command
 from runtime.errors import DataError
 from runtime.files import write_json
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=ARTIFACTS / LATEST / "checkpoint" / "best.ckpt",
+        default=default_checkpoint(),
         help="what to measure (default: the newest run's best)",
     )
     parser.add_argument("--data", type=Path, required=True, help="data folder")
