@@ -32,12 +32,12 @@ from export.parity import Parity, compare, model_steps, require_equal, session_c
 from export.preflight import require_clean
 from export.quantise import Quantised, quantise, reference_session, steps_of, with_graph
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
-from export.versions import installed_versions
 from runtime.artifacts import default_checkpoint, point_latest
 from runtime.bundle import GOLDEN, MANIFEST, Bundle, GraphSpec, load_bundle
 from runtime.command import run_command
 from runtime.errors import DataError, ExportError
 from runtime.files import sha256_of, write_json
+from runtime.machine import installed_versions
 from runtime.sessions.base import Logits
 from runtime.sessions.ort import OrtStepSession
 from train.checkpoint import Facts, load_checkpoint

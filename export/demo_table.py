@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from export.versions import installed_versions
+from runtime.machine import measured_on
 
 LIBRARIES = ("torch", "onnxruntime", "onnx", "opencv-python", "numpy", "tensorrt_rtx_cu13")
 MOST_SECONDS = 600.0
@@ -111,33 +107,7 @@ def markdown_table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
     lines = ["| what | wanted | measured | reached |", "|---|---|---|---|"]
     lines += [f"| {r.what} | {r.wanted} | {r.got} | {marks[r.reached]} |" for r in rows]
     seconds = ", ".join(f"{name} {_minutes(s)}" for name, s in facts["seconds"].items())
-    return "\n".join([*lines, "", f"Stages: {seconds}.", "", machine(), ""])
-
-
-def machine() -> str:
-    """This machine for a measurement: processor, cores, system and versions; no names."""
-    versions = ", ".join(f"{name} {v}" for name, v in installed_versions(LIBRARIES).items())
-    today = datetime.now(timezone.utc).date().isoformat()
-    return (
-        f"Measured {today} on {_processor()}, {os.cpu_count()} cores, {_system()}, "
-        f"Python {platform.python_version()}; {versions}."
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _system() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except OSError:
-        return platform.system()
+    return "\n".join([*lines, "", f"Stages: {seconds}.", "", measured_on(LIBRARIES), ""])
 
 
 def _percent(value: float | None) -> str:

@@ -149,26 +149,53 @@ def fit_picture(frame_hwc: Picture, rule: PictureRule) -> Picture:
     part = frame_hwc[
         region.y_px : region.y_px + region.height_px, region.x_px : region.x_px + region.width_px
     ]
-    if rule.crop == "center":
-        return _resize(part, rule.height_px, rule.width_px)
-    return _letterbox(part, rule.height_px, rule.width_px)
-
-
-def _letterbox(part: Picture, height_px: int, width_px: int) -> Picture:
-    fit = min(height_px / part.shape[0], width_px / part.shape[1])
-    inner_height = max(1, min(height_px, round(fit * part.shape[0])))
-    inner_width = max(1, min(width_px, round(fit * part.shape[1])))
-    inner = _resize(part, inner_height, inner_width)
-    if (inner_height, inner_width) == (height_px, width_px):
+    landing = landing_region(region.height_px, region.width_px, rule)
+    inner = resize(part, landing.height_px, landing.width_px)
+    if (landing.height_px, landing.width_px) == (rule.height_px, rule.width_px):
         return inner
-    picture = np.empty((height_px, width_px, 3), np.uint8)
+    picture = np.empty((rule.height_px, rule.width_px, 3), np.uint8)
     picture[:] = PAD_RGB
-    top, left = (height_px - inner_height) // 2, (width_px - inner_width) // 2
-    picture[top : top + inner_height, left : left + inner_width] = inner
+    picture[
+        landing.y_px : landing.y_px + landing.height_px,
+        landing.x_px : landing.x_px + landing.width_px,
+    ] = inner
     return picture
 
 
-def _resize(part: Picture, height_px: int, width_px: int) -> Picture:
+def landing_region(region_height_px: int, region_width_px: int, rule: PictureRule) -> Region:
+    """Where in the model's picture the visible region lands; bars fill the rest.
+
+    Args:
+        region_height_px: Height of the visible region, >= 1.
+        region_width_px: Width of the visible region, >= 1.
+        rule: The bundle's picture rule.
+
+    Returns:
+        A rectangle in the picture; `center` fills the whole picture.
+
+    Example:
+        >>> landing_region(720, 1280, PictureRule(height_px=224, width_px=224))
+        Region(x_px=0, y_px=49, width_px=224, height_px=126)
+    """
+    if rule.crop == "center":
+        return Region(0, 0, rule.width_px, rule.height_px)
+    fit = min(rule.height_px / region_height_px, rule.width_px / region_width_px)
+    height = max(1, min(rule.height_px, round(fit * region_height_px)))
+    width = max(1, min(rule.width_px, round(fit * region_width_px)))
+    return Region((rule.width_px - width) // 2, (rule.height_px - height) // 2, width, height)
+
+
+def resize(part: Picture, height_px: int, width_px: int) -> Picture:
+    """The one resize: whole-factor area decimation, then bilinear; same bytes on every machine.
+
+    Args:
+        part: A picture, shape (H, W, 3), uint8.
+        height_px: Wanted height, >= 1.
+        width_px: Wanted width, >= 1.
+
+    Returns:
+        Shape (height_px, width_px, 3), uint8, C-contiguous; `part` itself where it fits already.
+    """
     factor = min(part.shape[0] // height_px, part.shape[1] // width_px)
     if factor >= 2:
         part = _decimate(part, factor)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from runtime.files import whole_file
 
 LARGEST_WITH_NUMBERS = 30
+LARGEST_WITH_NAMES = 60
+LONGEST_NAME = 32
+LARGE_SIDE_INCHES = 9.0
 
 
 def confusion_matrix(
@@ -32,6 +35,9 @@ def draw_confusion(
 ) -> None:
     """Draw confusion matrices side by side, rows normalised, as PNG.
 
+    Up to 30 classes have their counts written in, up to 60 their names at the axes; more classes
+    are numbered in the order of the logits.
+
     Args:
         matrices: Counts (K, K) by title.
         labels: Class names.
@@ -39,21 +45,30 @@ def draw_confusion(
     """
     from matplotlib.figure import Figure
 
-    side = max(4.5, 0.42 * len(labels))
-    figure = Figure(figsize=(len(matrices) * (side + 1.6), side + 1.2), layout="constrained")
+    named = len(labels) <= LARGEST_WITH_NAMES
+    side = max(3.2, 0.34 * len(labels)) if named else LARGE_SIDE_INCHES
+    margin = 0.09 * min(LONGEST_NAME, max(map(len, labels))) + 0.8 if named else 1.2
+    size = (len(matrices) * (side + margin) + 0.8, side + margin + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for axis, (title, counts) in zip(axes, matrices.items(), strict=True):
-        rows = counts.sum(1, keepdims=True)
-        share = counts / np.maximum(rows, 1)
-        axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        axis.set_title(title)
-        axis.set_xlabel("answer")
-        axis.set_ylabel("truth")
-        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axis.set(title=title, xlabel="answer", ylabel="truth")
+        if named:
+            names = [_short(label) for label in labels]
+            axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+            axis.set_yticks(range(len(names)), names, fontsize=8)
+        else:
+            axis.set_xlabel(f"answer: class 0 to {len(labels) - 1}, names in per_class.csv")
         if len(labels) <= LARGEST_WITH_NUMBERS:
             for i, j in zip(*np.nonzero(counts), strict=True):
                 colour = "white" if share[i, j] > 0.6 else "black"
                 axis.text(j, i, counts[i, j], ha="center", va="center", color=colour, fontsize=7)
+    figure.colorbar(image, ax=axes[-1], label="share of the true class", shrink=0.7)
     with whole_file(path) as part:
         figure.savefig(part, dpi=110)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…"

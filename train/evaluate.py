@@ -1,11 +1,17 @@
-"""Measure a checkpoint: clip accuracy, live accuracy, the order control, a confusion picture.
+"""Measure a checkpoint: clip accuracy, live accuracy, the order control, and where it errs.
 
     python -m train.evaluate --checkpoint artifacts/demo/checkpoint/best.ckpt \
         --data artifacts/data/arrow_of_time
+    python -m train.evaluate --protocol 2x3 --checkpoint f8.ckpt f16.ckpt --data ssv2
 
 Clip accuracy is the papers' protocol: T frames, zero state. Live accuracy is what a camera gets:
 actions back to back in one stream, no reset. They stand side by side, because the difference is
 the price of streaming.
+
+Protocols (clips x crops): 1x1 is segment centres and the checkpoint's own crop, 2x3 is
+Something-Something's, 10x3 is Kinetics' (dense clips of the contract's window); any CxK with K of
+1 or 3, CxK-dense. Three crops are cut from the full resolution, whose short side is 256/224 of
+the model's. Probabilities are averaged over views and over checkpoints.
 """
 
 from __future__ import annotations
@@ -24,16 +30,21 @@ from tqdm import tqdm
 
 from runtime.artifacts import default_checkpoint
 from runtime.command import run_command
-from runtime.errors import DataError
 from runtime.files import write_json
-from train.checkpoint import Facts, load_checkpoint
+from train.calibration_error import draw_reliability
+from train.checkpoint import Facts
+from train.clip_evaluation import ClipResult, Member, evaluate_clips, load_members
 from train.confusion import confusion_matrix, draw_confusion
-from train.data.arrow_of_time import PAIRS
-from train.data.catalog import has_tape, load_split, load_tape
+from train.data.catalog import has_tape, load_split
 from train.data.clips import ClipRule
-from train.live_evaluation import TorchSession, bundle_of, decide_tape, score_tape
-from train.live_score import LiveScore
+from train.evaluation_summary import summary
+from train.event_score import draw_event_curve
+from train.live_events import EVERY_RUN, EventRule
+from train.live_evaluation import load_tapes  # TEMPORARY
+from train.live_report import LiveResult, evaluate_tapes
 from train.model.tdrl import Tdrl
+from train.protocols import parse_protocol
+from train.scores import write_class_scores
 
 BATCH = 64
 
@@ -46,8 +57,30 @@ class Clips:
     label: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        protocol: Clips x crops, see `train.protocols`.
+        split: The split with the clips.
+        workers: Processes that read; 0 reads in this one.
+        device: Where models compute: `cpu`, `cuda`, ...; `auto` takes a GPU where there is one.
+        events: Which runs of live decisions are events.
+    """
+
+    protocol: str = "1x1"
+    split: str = "validation"
+    workers: int = 0
+    device: str = "auto"
+    events: EventRule = EVERY_RUN
+
+
+DEFAULTS = Options()
+
+
 def load_clips(data: Path, split: str, facts: Facts) -> Clips:
-    """A split's clips at segment centres, as the clip protocol wants them.
+    """A whole split's clips in memory, at segment centres, as the clip protocol wants them.
 
     Raises:
         DataError: The split cannot be used.
@@ -71,77 +104,97 @@ def top1_of(logits: Tensor, label: Tensor) -> float:
     return float((logits.argmax(1) == label).double().mean())
 
 
-def order_control(model: Tdrl, clips: Clips, labels: tuple[str, ...]) -> float:
-    """Accuracy on exact pairs: every clip of a reversible class, forwards and backwards.
+def evaluate(
+    checkpoints: Path | Sequence[Path], data: Path, out: Path, options: Options = DEFAULTS
+) -> dict[str, Any]:
+    """Measure a checkpoint, or several as one, and write what was found.
 
-    Both clips of a pair hold the same frames, so a model that does not know their order gives
-    the same answer twice and is right at most once: it cannot pass 50 %.
-
-    Raises:
-        DataError: The data have no reversible classes.
-    """
-    partner = {
-        index: labels.index(PAIRS[name])
-        for index, name in enumerate(labels)
-        if PAIRS.get(name, name) != name and PAIRS[name] in labels
-    }
-    chosen = torch.tensor([int(c) in partner for c in clips.label])
-    if not chosen.any():
-        raise DataError("no reversible classes in these data: the order control needs the demo's")
-    forwards, label = clips.pictures[chosen], clips.label[chosen]
-    reverse = torch.tensor([partner[int(c)] for c in label])
-    right = top1_of(clip_logits(model, forwards), label)
-    return (right + top1_of(clip_logits(model, forwards.flip(1)), reverse)) / 2
-
-
-def live_score(model: Tdrl, facts: Facts, data: Path, tape: str) -> LiveScore:
-    """Live metrics of a causal model on a tape, through the runtime.
-
-    Raises:
-        DataError: The tape cannot be used.
-    """
-    video, truth = load_tape(data, tape, facts.labels)
-    bundle = bundle_of(facts)
-    with TorchSession(model) as session:
-        decisions = decide_tape(bundle, session, video)
-    return score_tape(bundle, decisions, truth)
-
-
-def evaluate(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
-    """Measure a checkpoint and write `evaluation.json` and `confusion.png`.
+    `evaluation.json`, `per_class.csv`, `confusion.png` and `reliability.png` are written, and
+    `event_curve.png` where there are live tapes and one causal checkpoint.
 
     Args:
-        checkpoint: What to measure.
+        checkpoints: What to measure; the probabilities of several are averaged.
         data: Data folder with `validation/` and, for live accuracy, `tape/`.
         out: Folder for the results.
+        options: How to measure.
 
     Returns:
         What `evaluation.json` holds.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: A checkpoint cannot be used, or their labels differ.
         DataError: The data cannot be used.
+        ValueError: No such protocol or device.
     """
-    model, facts = load_checkpoint(checkpoint)
-    clips = load_clips(data, "validation", facts)
-    logits = clip_logits(model, clips.pictures)
-    answer = logits.argmax(1).tolist()
-    matrices = {"clips": confusion_matrix(clips.label.tolist(), answer, len(facts.labels))}
+    rule = parse_protocol(options.protocol)
+    paths = [checkpoints] if isinstance(checkpoints, Path) else list(checkpoints)
+    members = load_members(paths, _device(options.device))
+    split = load_split(data, options.split, members[0].facts.labels)
+    clips = evaluate_clips(members, split, rule, workers=options.workers)
+    live = _live(members, data, options.events)
     result: dict[str, Any] = {
-        "checkpoint": checkpoint.name,
-        "clips": len(answer),
-        "clip_top1": top1_of(logits, clips.label),
+        "checkpoint": " + ".join(member.path.name for member in members),
+        "protocol": options.protocol,
+        "views_per_clip": rule.num_views,
+        **clips.to_json(),
     }
-    if set(facts.labels) <= set(PAIRS):
-        result["order_control"] = order_control(model, clips, facts.labels)
-    if facts.model.unit.form == "causal" and has_tape(data, "tape", facts.labels):
-        live = live_score(model, facts, data, "tape")
-        result["consensus_len"] = facts.sampling.consensus_len
+    if len(members) > 1:
+        result["members"] = [
+            _member_json(member, top1)
+            for member, top1 in zip(members, clips.member_top1, strict=True)
+        ]
+    if live is not None:
+        result["consensus_len"] = members[0].facts.sampling.consensus_len
         result["live"] = live.to_json()
-        matrices["live tape"] = np.asarray(live.confusion, np.int64)
     write_json(out / "evaluation.json", result)
-    draw_confusion(matrices, facts.labels, out / "confusion.png")
+    _write_pictures(clips, live, members[0].facts.labels, out)
     return result
+
+
+def _live(members: Sequence[Member], data: Path, events: EventRule) -> LiveResult | None:
+    """Live metrics of one causal model; an ensemble has no one state to stream with."""
+    model, facts = members[0].model, members[0].facts
+    if len(members) > 1 or facts.model.unit.form != "causal":
+        return None
+    if not has_tape(data, "tape", facts.labels):
+        return None
+    return evaluate_tapes(model, facts, load_tapes(data, "tape", facts.labels), events)
+
+
+def _member_json(member: Member, top1: float) -> dict[str, Any]:
+    return {
+        "checkpoint": str(member.path),
+        "name": member.facts.name,
+        "num_segments": member.facts.sampling.num_segments,
+        "clip_top1": top1,
+    }
+
+
+def _write_pictures(
+    clips: ClipResult, live: LiveResult | None, labels: Sequence[str], out: Path
+) -> None:
+    answers = clips.answers
+    answer = answers.probs.argmax(1).tolist()
+    matrices = {"clips": confusion_matrix(answers.label.tolist(), answer, len(labels))}
+    columns: dict[str, dict[str, float | None]] = {}
+    if live is not None:
+        matrices["live tape"] = np.asarray(live.score.confusion, np.int64)
+        columns = {"live_recall": live.score.recall, "event_recall": live.score.event_recall_of}
+        draw_event_curve(live.curve, out / "event_curve.png", "live events")
+    write_class_scores(out / "per_class.csv", clips.scores.per_class, columns)
+    draw_confusion(matrices, labels, out / "confusion.png")
+    draw_reliability(clips.calibration, out / "reliability.png", f"{len(answer)} clips")
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as err:
+        first = str(err).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({first}); try --device cpu") from err
+    return name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,63 +206,45 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=default_checkpoint(),
-        help="what to measure (default: the newest run's best)",
+        nargs="+",
+        action="extend",
+        help="what to measure (default: the newest run's best); several are one ensemble",
     )
     parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--out", type=Path, help="folder of the results (default: the run's)")
+    parser.add_argument("--protocol", default="1x1", metavar="CxK", help="default: 1x1")
+    parser.add_argument("--split", default="validation", help="default: validation")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read (default: 0)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if any)")
+    events = parser.add_argument_group("events on the live tapes")
+    events.add_argument(
+        "--event-threshold",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="least probability of a decision (default: 0; the curve shows them all)",
+    )
+    events.add_argument(
+        "--event-min-s", type=float, default=0.0, metavar="S", help="shortest event (default: 0)"
+    )
     return parser
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{value:.3g}{unit}"
-
-
-def summary(result: dict[str, Any]) -> str:
-    """What was measured, for people; live top-1 never stands alone.
-
-    Args:
-        result: What `evaluate` returned.
-    """
-    lines = [("clip top-1", f"{_percent(result['clip_top1'])}  ({result['clips']} clips)")]
-    if "order_control" in result:
-        lines.append(("on exact pairs", _percent(result["order_control"])))
-    if "live" in result:
-        lines += _live_lines(result["live"], result["consensus_len"])
-    return "\n".join(f"{name:<26}{text}" for name, text in lines)
-
-
-def _live_lines(live: dict[str, Any], consensus_len: int) -> list[tuple[str, str]]:
-    actions = f"({live['num_scored']} actions, last {consensus_len} logits)"
-    delay = _number(live["delay_median_s"], " s"), _number(live["delay_p90_s"], " s")
-    return [
-        ("live top-1", f"{_percent(live['live_top1'])}  {actions}"),
-        ("  by duration ÷ window", _bins(live["by_duration"])),
-        ("  by earlier actions", _bins(live["by_earlier"])),
-        ("delay, median / p90", " / ".join(delay)),
-        ("event F1 (IoU ≥ 0.5)", _percent(live["event_f1"])),
-        ("false events an hour", _number(live["false_events_per_hour"])),
-    ]
-
-
-def _bins(bins: Sequence[dict[str, Any]]) -> str:
-    filled = (b for b in bins if b["num_actions"])
-    return ", ".join(f"{_edges(b)} {_percent(b['top1'])}" for b in filled)
-
-
-def _edges(b: dict[str, Any]) -> str:
-    return f"{b['lower']:g}–{b['upper']:g}" if b["upper"] else f"≥ {b['lower']:g}"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m train.evaluate`."""
-    options = _parser().parse_args(argv)
-    out = options.out or options.checkpoint.parent.parent / "evaluation"
-    result = evaluate(options.checkpoint, options.data, out)
+    given = _parser().parse_args(argv)
+    if given.workers < 0:
+        raise ValueError(f"--workers must be >= 0, got {given.workers}")
+    checkpoints = given.checkpoint or [default_checkpoint()]
+    out = given.out or checkpoints[0].parent.parent / "evaluation"
+    options = Options(
+        protocol=given.protocol,
+        split=given.split,
+        workers=given.workers,
+        device=given.device,
+        events=EventRule(given.event_threshold, given.event_min_s),
+    )
+    result = evaluate(checkpoints, given.data, out, options)
     print(f"{summary(result)}\nresults: {out}")  # noqa: T201
 
 

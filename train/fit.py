@@ -165,6 +165,7 @@ def _loader(split: Split, facts: Facts, recipe: Recipe, *, shuffle: bool) -> Dat
         spacing_s=facts.sampling.spacing_s,
         sampling=recipe.sampling if shuffle else "segments",
         seed=recipe.seed,
+        random=shuffle,
     )
     clips = split.clips(facts.picture, rule)
     if shuffle and len(clips) < recipe.batch_size:

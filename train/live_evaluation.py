@@ -1,9 +1,9 @@
-"""Live accuracy of a model: it runs on a tape through the real runtime, PyTorch as its engine."""
+"""Live accuracy of a model: it runs on tapes through the real runtime, PyTorch as its engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,32 @@ from torch import Tensor
 from runtime.bundle import Bundle
 from runtime.decision import Decision
 from runtime.live import Stream
+from runtime.preprocess import Picture
 from runtime.sampling import SamplingContract
 from runtime.sessions.base import Logits, StepSession
 from runtime.sources.choose import open_source
+from runtime.sources.frame import Frame, FrameSource, SourceCounts
 from train.checkpoint import Facts, load_checkpoint
-from train.data.catalog import load_tape
+
+try:
+    from train.data.catalog import load_tapes
+except ImportError:  # TEMPORARY until catalog has it
+    from train.data.catalog import load_tape
+
+    def load_tapes(data, name, labels):
+        return [load_tape(data, name, labels)]
+
+
 from train.data.truth import Segment
-from train.live_score import LiveDecision, LiveScore, score_live
+from train.live_events import EVERY_RUN, EventRule
+from train.live_score import LiveDecision, LiveScore, LiveTape, score_tapes
+from train.live_tape import background_of
 from train.model.tdrl import Tdrl
 
-STILL = "still"
 # A tape shorter than this many earlier actions still gets a number.
 MIN_EARLIER = 16
+# In place of pictures that no one will look at again.
+BLANK: Picture = np.zeros((8, 8, 3), np.uint8)
 
 
 class TorchSession:
@@ -104,6 +118,61 @@ class RecordedSession:
         self.close()
 
 
+@dataclass(eq=False)
+class Recording:
+    """A tape the model has seen: its frames' times and the logits of every step.
+
+    Attributes:
+        frames: The frames with a blank in place of the picture.
+        logits: One entry a step.
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    logits: list[Logits] = field(default_factory=list)
+
+
+class RecordedSource:
+    """The frames of a recording, or those of a source while they are recorded.
+
+    Args:
+        source: Gives the frames and is recorded; None replays `frames`.
+        frames: The frames so far, appended to or replayed.
+    """
+
+    is_live = False
+    fps: float | None = None
+
+    def __init__(self, source: FrameSource | None, frames: list[Frame]) -> None:
+        self._source = source
+        self._frames = frames
+        self.name = "recording" if source is None else source.name
+
+    @property
+    def counts(self) -> SourceCounts:
+        """Frames there are; none is ever dropped."""
+        return SourceCounts(captured=len(self._frames))
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._source is None:
+            yield from self._frames
+            return
+        for frame in self._source:
+            self._frames.append(replace(frame, image_rgb=BLANK))
+            yield frame
+
+    def stop(self) -> None:
+        """Nothing to stop: who iterates may leave."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def __enter__(self) -> RecordedSource:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
 def decide_tape(bundle: Bundle, session: StepSession, video: Path) -> list[Decision]:
     """All decisions on a video, through the runtime's own source, schedule and consensus.
 
@@ -115,18 +184,48 @@ def decide_tape(bundle: Bundle, session: StepSession, video: Path) -> list[Decis
         return list(Stream(bundle, source, session))
 
 
+def record_tape(bundle: Bundle, session: StepSession, video: Path) -> Recording:
+    """Let a session see a video once, and keep what other settings need.
+
+    Raises:
+        SourceError: The video cannot be read.
+        SessionError: The session failed.
+    """
+    recording = Recording()
+    with open_source(str(video)) as source:
+        recorded = RecordedSource(source, recording.frames)
+        for _ in Stream(bundle, recorded, RecordedSession(session, recording.logits)):
+            pass
+    return recording
+
+
+def decide_again(bundle: Bundle, recording: Recording) -> list[Decision]:
+    """The decisions another consensus would have made: no decoding, no model."""
+    source = RecordedSource(None, recording.frames)
+    return list(Stream(bundle, source, RecordedSession(None, recording.logits)))
+
+
 def score_tape(
     bundle: Bundle, decisions: Sequence[LiveDecision], truth: Sequence[Segment]
 ) -> LiveScore:
     """Live metrics of one tape's decisions."""
-    return score_live(
-        truth,
-        decisions,
+    return score_runs(bundle, [live_tape(decisions, truth)])
+
+
+def score_runs(bundle: Bundle, tapes: Sequence[LiveTape], rule: EventRule = EVERY_RUN) -> LiveScore:
+    """Live metrics of all tapes together; the background is found by its name."""
+    return score_tapes(
+        tapes,
         bundle.labels,
         window_s=bundle.sampling.window_s,
-        min_earlier=min(MIN_EARLIER, max(0, len(truth) // 2)),
-        background=STILL if STILL in bundle.labels else None,
+        background=background_of(bundle.labels),
+        rule=rule,
     )
+
+
+def live_tape(decisions: Sequence[LiveDecision], truth: Sequence[Segment]) -> LiveTape:
+    """A tape to score: 16 earlier actions, or half of a short tape's."""
+    return LiveTape(truth, decisions, min(MIN_EARLIER, max(0, len(truth) // 2)))
 
 
 def bundle_of(facts: Facts) -> Bundle:
@@ -142,10 +241,10 @@ def bundle_of(facts: Facts) -> Bundle:
 
 
 def fit_consensus(checkpoint: Path, data: Path) -> int:
-    """The shortest consensus that is as good as any on the validation tape.
+    """The shortest consensus that is as good as any on the validation tapes.
 
-    T/4, T/2, T and 2T are tried on the same logits. A shorter one decides sooner, so it is taken
-    if its live accuracy is within one action of the best.
+    T/4, T/2, T and 2T are tried on the same logits: each tape is decoded and seen once. A shorter
+    one decides sooner, so it is taken if its live accuracy is within one action of the best.
 
     Args:
         checkpoint: A causal model.
@@ -156,17 +255,18 @@ def fit_consensus(checkpoint: Path, data: Path) -> int:
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
-        DataError: The tape cannot be used.
+        DataError: The tapes cannot be used.
     """
     model, facts = load_checkpoint(checkpoint)
-    video, truth = load_tape(data, "tape_validation", facts.labels)
-    logits: list[Logits] = []
+    tapes = load_tapes(data, "tape_validation", facts.labels)
+    bundle = bundle_of(facts)
+    with TorchSession(model) as session:
+        seen = [(record_tape(bundle, session, video), truth) for video, truth in tapes]
     scores: dict[int, LiveScore] = {}
     for length in consensus_candidates(facts.sampling):
-        bundle = bundle_of(replace(facts, sampling=replace(facts.sampling, consensus_len=length)))
-        source = TorchSession(model) if not logits else None
-        decisions = decide_tape(bundle, RecordedSession(source, logits), video)
-        scores[length] = score_tape(bundle, decisions, truth)
+        other = bundle_of(replace(facts, sampling=replace(facts.sampling, consensus_len=length)))
+        runs = [live_tape(decide_again(other, recording), truth) for recording, truth in seen]
+        scores[length] = score_runs(other, runs)
     return shortest_good(scores)
 
 

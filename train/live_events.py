@@ -1,6 +1,7 @@
 """Events of a live stream, and how they match what happened.
 
-An event is a plain run of the same top label: no threshold hides or helps.
+An event is a plain run of the same top label. A rule may ask for a probability or a length; no
+hysteresis, no smoothing: what is scored here is the model, not the polish of a product.
 """
 
 from __future__ import annotations
@@ -20,6 +21,28 @@ NO_LABEL = -1
 
 Times = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EventRule:
+    """Which runs of decisions count as events.
+
+    Attributes:
+        threshold: Decisions of a smaller probability say nothing, 0..1; 0 lets all speak.
+        min_duration_s: Shorter runs are dropped.
+    """
+
+    threshold: float = 0.0
+    min_duration_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
+        if not self.min_duration_s >= 0:
+            raise ValueError(f"min_duration_s must be >= 0, got {self.min_duration_s}")
+
+
+EVERY_RUN = EventRule()
 
 
 @dataclass(frozen=True)
@@ -59,8 +82,47 @@ def simple_events(
     ]
 
 
+def ruled_events(
+    times_s: Times,
+    index: Indices,
+    warming: NDArray[np.bool_],
+    prob: Times,
+    background: int,
+    rule: EventRule = EVERY_RUN,
+) -> list[Event]:
+    """Runs of the same top label that a rule lets through.
+
+    Args:
+        times_s: Stream times of the decisions, shape (D,), float64, ascending.
+        index: Their top labels, shape (D,), int64.
+        warming: Whether they were warming, shape (D,), bool.
+        prob: Their probabilities, shape (D,), float64.
+        background: The label that makes no event, -1 for none.
+        rule: Which runs count.
+
+    Example:
+        >>> times, warming = np.arange(4.0), np.zeros(4, bool)
+        >>> sure = np.array([0.4, 0.9, 0.9, 0.9])
+        >>> ruled_events(times, np.array([1, 1, 1, 2]), warming, sure, 2, EventRule(0.5))
+        [Event(start_s=1.0, end_s=3.0, index=1)]
+    """
+    silent = warming | (prob < rule.threshold)
+    events = simple_events(times_s, index, silent, background)
+    return [event for event in events if event.end_s - event.start_s >= rule.min_duration_s]
+
+
 def num_matched(events: Sequence[Event], actions: Sequence[tuple[int, Segment]]) -> int:
     """How many pairs of an event and an action of its label have IoU >= 0.5, best pairs first.
+
+    Args:
+        events: What was seen.
+        actions: What happened: label index and where.
+    """
+    return sum(matched_actions(events, actions))
+
+
+def matched_actions(events: Sequence[Event], actions: Sequence[tuple[int, Segment]]) -> list[bool]:
+    """Which actions an event of their label finds with IoU >= 0.5, one to one, best pairs first.
 
     Args:
         events: What was seen.
@@ -72,12 +134,12 @@ def num_matched(events: Sequence[Event], actions: Sequence[tuple[int, Segment]])
         for a, (index, segment) in enumerate(actions)
         if event.index == index
     ]
-    free_events, free_actions = set(range(len(events))), set(range(len(actions)))
+    free_events, found = set(range(len(events))), [False] * len(actions)
     for iou, e, a in sorted(overlaps, reverse=True):
-        if iou >= MATCH_IOU and e in free_events and a in free_actions:
+        if iou >= MATCH_IOU and e in free_events and not found[a]:
             free_events.remove(e)
-            free_actions.remove(a)
-    return len(actions) - len(free_actions)
+            found[a] = True
+    return found
 
 
 def _iou(event: Event, segment: Segment) -> float:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+_EBML_ID = bytes.fromhex("1a45dfa3")
+_SEGMENT_ID = bytes.fromhex("18538067")
 _BOX_HEADER_BYTES = 8
 _LARGE_HEADER_BYTES = 16
 
@@ -18,8 +20,8 @@ _LARGE_HEADER_BYTES = 16
 def missing_bytes(path: Path) -> int:
     """Bytes that a file's own sizes promise and that are not there.
 
-    Knows MP4 and QuickTime (ISO/IEC 14496-12, boxes) and AVI (RIFF); every other container
-    counts as whole.
+    Knows MP4 and QuickTime (ISO/IEC 14496-12, boxes), AVI (RIFF), and Matroska and WebM (EBML,
+    RFC 8794); every other container counts as whole.
 
     Args:
         path: A video file.
@@ -38,6 +40,8 @@ def missing_bytes(path: Path) -> int:
             return max(0, _BOX_HEADER_BYTES + int.from_bytes(head[4:8], "little") - size_bytes)
         if head[4:8] in _FIRST_BOXES:
             return max(0, _end_of_boxes(file, size_bytes) - size_bytes)
+        if head[:4] == _EBML_ID:
+            return max(0, _end_of_segment(file) - size_bytes)
     return 0
 
 
@@ -60,3 +64,27 @@ def _box_bytes(header: bytes) -> int:
     if small == 1 and len(header) == _LARGE_HEADER_BYTES:
         return int(struct.unpack(">Q", header[8:])[0])
     return small
+
+
+def _end_of_segment(file: BinaryIO) -> int:
+    """Offset at which a Matroska file's segment says that it ends; 0 where it does not say."""
+    file.seek(len(_EBML_ID))
+    header_bytes = _vint(file)
+    if header_bytes is None:
+        return 0
+    file.seek(header_bytes, 1)
+    if file.read(len(_SEGMENT_ID)) != _SEGMENT_ID:
+        return 0
+    segment_bytes = _vint(file)
+    return 0 if segment_bytes is None else file.tell() + segment_bytes
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """An EBML size: as many bytes as the first has leading zero bits, plus one; None if unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    num_more = 8 - first[0].bit_length()
+    size = int.from_bytes(first + file.read(num_more), "big")
+    mask = (1 << 7 * (num_more + 1)) - 1
+    return None if size & mask == mask else size & mask

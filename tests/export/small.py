@@ -34,6 +34,7 @@ from train.data.arrow_of_time import LABELS, Sizes, build
 from train.data.catalog import load_split
 from train.data.clips import ArrayClipSet, ClipRule, VideoClipSet
 from train.model.backbones.resnet import SIZES, ResNetSize
+from train.model.backbones.table import BACKBONES
 from train.model.pem import Pem
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
@@ -76,7 +77,8 @@ def small_model(
 ) -> Tdrl:
     """A model in evaluation mode in which every parameter matters."""
     torch.manual_seed(seed)
-    with patch.dict(SIZES, NARROW):
+    names = (*BACKBONES, *NARROW)
+    with patch.dict(SIZES, NARROW), patch("train.model.tdrl.BACKBONES", names):
         model = Tdrl(ModelConfig(backbone=backbone, num_classes=num_classes, unit=unit)).eval()
     with torch.no_grad():
         for module in model.modules():

@@ -1,3 +1,4 @@
+import csv
 import json
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,15 @@ from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError
 from tests.train.models import UNITS, lively_model, pictures, write_checkpoint
 from train.checkpoint import load_checkpoint
-from train.confusion import confusion_matrix, draw_confusion
+from train.clip_evaluation import order_control
 from train.data.arrow_of_time import LABELS
-from train.evaluate import Clips, clip_logits, evaluate, load_clips, main, order_control, top1_of
+from train.data.catalog import load_split, load_tape
+from train.data.views import ViewRule, view_set
+from train.evaluate import Options, clip_logits, evaluate, load_clips, main, top1_of
 from train.fit import fit
+from train.live_events import EventRule
 from train.model.tdrl import Tdrl
+from train.protocols import Answers, mean_probs
 
 PAIR = ("rise", "fall", "still")
 
@@ -37,7 +42,8 @@ def evaluated(trained, tiny_data, tmp_path_factory):
 
 def test_results_are_written_as_they_are_returned(evaluated):
     result, out = evaluated
-    assert {p.name for p in out.iterdir()} == {"evaluation.json", "confusion.png"}
+    pictures = {"confusion.png", "reliability.png", "event_curve.png"}
+    assert {p.name for p in out.iterdir()} == {"evaluation.json", "per_class.csv"} | pictures
     assert json.loads((out / "evaluation.json").read_text()) == json.loads(json.dumps(result))
 
 
@@ -71,11 +77,18 @@ def test_an_order_blind_model_cannot_pass_half_of_the_pairs(control, tiny_data, 
     assert "live" not in result
 
 
+def both_ways(model, clips, label):
+    """What a model says about clips, forwards and backwards."""
+    probs, backwards = (mean_probs(model, [c[None] for c in way]) for way in (clips, clips.flip(1)))
+    items = np.arange(len(label))
+    return Answers(probs, backwards, label.numpy(), items, ())
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_an_order_blind_model_answers_it_is_half_right_at_most(seed):
     model = lively_model("tiny", UNITS["plain"])
-    clips = Clips(pictures(12, 4, seed=seed), torch.arange(12) % 3)
-    assert order_control(model, clips, PAIR) <= 0.505
+    answers = both_ways(model, pictures(12, 4, seed=seed), torch.arange(12) % 3)
+    assert order_control(answers, PAIR) <= 0.505
 
 
 class SeesOrder(Tdrl):
@@ -97,14 +110,17 @@ def test_a_model_that_sees_order_gets_all_pairs_right():
         clips[:, t] = 60 * t
     label = torch.tensor([0, 1, 2, 0, 1, 2])
     clips[label == 1] = clips[label == 1].flip(1)
-    assert order_control(SeesOrder(), Clips(clips, label), PAIR) == 1.0
-    assert order_control(SeesOrder(), Clips(clips.flip(1), label), PAIR) == 0.0
+    assert order_control(both_ways(SeesOrder(), clips, label), PAIR) == 1.0
+    assert order_control(both_ways(SeesOrder(), clips.flip(1), label), PAIR) == 0.0
 
 
 def test_data_without_reversible_classes_have_no_order_control():
-    clips = Clips(pictures(2, 4), torch.tensor([0, 1]))
+    answers = both_ways(lively_model("tiny", UNITS["plain"]), pictures(2, 4), torch.arange(2))
     with pytest.raises(DataError, match="no reversible classes in these data"):
-        order_control(lively_model("tiny", UNITS["plain"]), clips, ("still", "rise"))
+        order_control(answers, ("still", "rise"))
+    forwards = replace(answers, backwards=None)
+    with pytest.raises(DataError, match="no reversible classes"):
+        order_control(forwards, PAIR)
 
 
 def test_clips_are_the_validation_splits_at_segment_centres(trained, tiny_data):
@@ -169,18 +185,122 @@ def test_a_model_of_other_pictures_classes_is_refused(tiny_data, tmp_path):
         evaluate(tmp_path / "gone.ckpt", tiny_data, tmp_path)
 
 
-# ---- confusion
+# ---- protocols and ensembles
 
 
-def test_confusion_counts_rows_of_truth_and_columns_of_answers():
-    matrix = confusion_matrix([0, 0, 2, 2, 2], [0, 1, 2, 2, 0], 3)
-    assert matrix.tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 2]]
+def test_the_measures_stand_beside_top1(evaluated, trained):
+    result, out = evaluated
+    lower, upper = result["clip_top1_interval"]
+    assert 0 <= lower <= result["clip_top1"] <= upper <= 1
+    assert result["clip_top5"] >= result["clip_top1"]
+    # one clip a class: the balanced accuracy is the plain one
+    assert result["mean_class_accuracy"] == pytest.approx(result["clip_top1"])
+    assert result["nll"] > 0
+    assert 0 <= result["ece"] <= 1
+    assert sum(b["clips"] for b in result["reliability"]) == result["clips"]
+    assert (result["protocol"], result["views_per_clip"]) == ("1x1", 1)
+    wrong = round((1 - result["clip_top1"]) * result["clips"])
+    assert len(result["confused"]) == min(10, wrong)
+    with (out / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == list(LABELS)
+    assert {"recall", "precision", "live_recall", "event_recall"} <= rows[0].keys()
 
 
-def test_confusion_is_drawn_for_many_classes_and_for_classes_without_clips(tmp_path):
-    many = np.eye(31, dtype=np.int64)
-    many[3] = 0
-    draw_confusion({"a": many, "b": many}, [str(i) for i in range(31)], tmp_path / "c.png")
-    picture = cv2.imread(str(tmp_path / "c.png"))
-    assert picture is not None
-    assert picture.shape[1] > 1.5 * picture.shape[0], "side by side"
+def test_live_results_hold_the_curve_and_the_background(evaluated):
+    live = evaluated[0]["live"]
+    assert (live["num_tapes"], live["background"]) == (1, "still")
+    assert live["event_curve"][0]["threshold"] == 0
+    assert live["event_curve"][0]["event_recall"] == live["event_recall"]
+    assert set(live["event_recall_of"]) == set(LABELS)
+
+
+def test_more_views_are_averaged(trained, tiny_data, tmp_path):
+    best = trained / "checkpoint" / "best.ckpt"
+    options = Options(protocol="2x3")
+    result = evaluate(best, tiny_data, tmp_path, options)
+    assert (result["protocol"], result["views_per_clip"]) == ("2x3", 6)
+    assert "order_control" not in result, "that is a matter of one view"
+    model, facts = load_checkpoint(best)
+    split = load_split(tiny_data, "validation", facts.labels)
+    sampling = facts.sampling
+    views = view_set(split, facts.picture, sampling.num_segments, sampling.window_s, ViewRule(2, 3))
+    with torch.no_grad():
+        probs = [model(views[i][0]).mean(1).softmax(1).mean(0) for i in range(len(views))]
+    assert result["clip_top1"] == top1_of(torch.stack(probs), torch.arange(13))
+
+
+def test_an_ensemble_of_one_model_twice_says_what_the_model_says(
+    evaluated, trained, tiny_data, tmp_path
+):
+    best = trained / "checkpoint" / "best.ckpt"
+    result = evaluate([best, best], tiny_data, tmp_path)
+    alone = evaluated[0]
+    for name in ("clip_top1", "nll", "ece", "order_control"):
+        assert result[name] == pytest.approx(alone[name])
+    assert [m["clip_top1"] for m in result["members"]] == [alone["clip_top1"]] * 2
+    assert "live" not in result
+    assert result["checkpoint"] == "best.ckpt + best.ckpt"
+
+
+def test_members_may_take_different_numbers_of_frames(trained, tiny_data, tmp_path):
+    best = trained / "checkpoint" / "best.ckpt"
+    model, facts = load_checkpoint(best)
+    longer = replace(facts, sampling=replace(facts.sampling, num_segments=8))
+    other = write_checkpoint(tmp_path / "f8.ckpt", model, longer)
+    result = evaluate([best, other], tiny_data, tmp_path / "out")
+    assert [member["num_segments"] for member in result["members"]] == [4, 8]
+
+
+def test_members_of_other_labels_are_refused(trained, control, tiny_data, tmp_path):
+    with pytest.raises(CheckpointError, match="an ensemble needs the same labels"):
+        evaluate([trained / "checkpoint" / "best.ckpt", control], tiny_data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_tape_of_a_data_set_counts(evaluated, trained, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "train.evaluate.load_tapes",
+        lambda data, name, labels: 2 * [load_tape(data, name, labels)],
+    )
+    twice = evaluate(trained / "checkpoint" / "best.ckpt", tiny_data, tmp_path)["live"]
+    once = evaluated[0]["live"]
+    assert twice["num_tapes"] == 2
+    assert twice["num_actions"] == 2 * once["num_actions"]
+    assert twice["live_top1"] == once["live_top1"]
+    assert twice["outside_s"] == pytest.approx(2 * once["outside_s"])
+
+
+def test_a_threshold_of_certainty_leaves_no_event(trained, tiny_data, tmp_path):
+    options = Options(events=EventRule(threshold=1.0))
+    live = evaluate(trained / "checkpoint" / "best.ckpt", tiny_data, tmp_path, options)["live"]
+    assert (live["event_threshold"], live["num_false_events"]) == (1.0, 0)
+    assert live["event_curve"][0]["event_recall"] is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--protocol", "3x2"], "protocol must be CxK"),
+        (["--device", "nonsense"], "device 'nonsense' cannot be used"),
+        (["--workers", "-1"], "--workers must be >= 0, got -1"),
+        (["--event-threshold", "2"], "threshold must be in 0..1, got 2"),
+        (["--split", "train", "--protocol", "1x3"], "3 crops need the frames of video files"),
+    ],
+)
+def test_wrong_options_are_one_line(trained, tiny_data, tmp_path, capsys, more, message):
+    best = trained / "checkpoint" / "best.ckpt"
+    argv = ["--checkpoint", str(best), "--data", str(tiny_data), "--out", str(tmp_path / "out")]
+    assert run_command(partial(main, [*argv, *more])) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_checkpoints_may_be_given_in_both_ways(trained, tiny_data, tmp_path, capsys):
+    best = str(trained / "checkpoint" / "best.ckpt")
+    argv = ["--checkpoint", best, best, "--checkpoint", best, "--data", str(tiny_data)]
+    assert run_command(lambda: main([*argv, "--out", str(tmp_path)])) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("  alone, 4 frames") == 3
+    assert len(json.loads((tmp_path / "evaluation.json").read_text())["members"]) == 3

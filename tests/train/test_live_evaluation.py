@@ -16,8 +16,10 @@ from train.live_evaluation import (
     TorchSession,
     bundle_of,
     consensus_candidates,
+    decide_again,
     decide_tape,
     fit_consensus,
+    record_tape,
     score_tape,
     shortest_good,
 )
@@ -187,3 +189,62 @@ def test_the_consensus_is_fitted_with_one_run_of_the_model(best, tiny_data, monk
     video, _ = load_tape(tiny_data, "tape_validation", facts.labels)
     decisions = decide_tape(bundle_of(facts), TorchSession(load_checkpoint(best)[0]), video)
     assert len(steps) == 2 * len(decisions)
+
+
+def test_a_recording_gives_what_decoding_again_would(tape):
+    model, facts, video, _ = tape
+    bundle = bundle_of(facts)
+    with TorchSession(model) as session:
+        recording = record_tape(bundle, session, video)
+        again = decide_again(bundle, recording)
+        direct = decide_tape(bundle, session, video)
+    assert [d.probs.tolist() for d in again] == [d.probs.tolist() for d in direct]
+    assert [d.stream_time_s for d in again] == [d.stream_time_s for d in direct]
+    assert [d.warming for d in again] == [d.warming for d in direct]
+    assert all(frame.image_rgb.size < 1000 for frame in recording.frames), "no pictures are kept"
+    for length in consensus_candidates(facts.sampling):
+        other = bundle_of(replace(facts, sampling=replace(facts.sampling, consensus_len=length)))
+        with TorchSession(model) as session:
+            expected = decide_tape(other, session, video)
+        found = decide_again(other, recording)
+        assert [d.probs.tolist() for d in found] == [d.probs.tolist() for d in expected]
+
+
+def test_the_consensus_is_fitted_with_one_decoding(best, tiny_data, monkeypatch):
+    opened = []
+
+    def counted(uri):
+        opened.append(uri)
+        return open_source(uri)
+
+    monkeypatch.setattr("train.live_evaluation.open_source", counted)
+    fit_consensus(best, tiny_data)
+    assert len(opened) == 1
+
+
+def test_the_consensus_is_fitted_on_all_tapes(best, tiny_data, monkeypatch):
+    def tapes(data, name, labels):
+        return [load_tape(data, name, labels) for name in ("tape_validation", "tape")]
+
+    seen = []
+
+    def counted(bundle, runs):
+        seen.append(len(runs))
+        return SimpleNamespace(live_top1=0.5, num_scored=10)
+
+    monkeypatch.setattr("train.live_evaluation.load_tapes", tapes)
+    monkeypatch.setattr("train.live_evaluation.score_runs", counted)
+    assert fit_consensus(best, tiny_data) == 1
+    assert seen == [2, 2, 2, 2]
+
+
+def test_a_background_by_name_makes_no_event(tape):
+    model, facts, video, truth = tape
+    decisions = decide_tape(bundle_of(facts), TorchSession(model), video)
+    named = tuple("background" if label == "still" else label for label in facts.labels)
+    renamed = [replace(s, label="background") if s.label == "still" else s for s in truth]
+    expected = score_tape(bundle_of(facts), decisions, truth)
+    found = score_tape(bundle_of(replace(facts, labels=named)), decisions, renamed)
+    assert found.num_false_events == expected.num_false_events
+    assert found.event_f1 == expected.event_f1
+    assert found.recall.keys() == set(named)

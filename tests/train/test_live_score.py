@@ -21,6 +21,7 @@ class Said:
 
     stream_time_s: float
     index: int
+    prob: float = 1.0
     warming: bool = False
 
 

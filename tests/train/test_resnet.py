@@ -7,32 +7,42 @@ from train.model.unit import Pass, UnitConfig
 
 PLAIN = UnitConfig(temporal="none", pem=False)
 
-# read off torchvision's state dicts
-NAMES = {
-    "resnet18": {
-        "conv1.weight": (64, 3, 7, 7),
-        "bn1.running_mean": (64,),
-        "bn1.num_batches_tracked": (),
-        "layer1.0.conv1.weight": (64, 64, 3, 3),
-        "layer1.1.bn2.bias": (64,),
-        "layer2.0.conv1.weight": (128, 64, 3, 3),
-        "layer2.0.downsample.0.weight": (128, 64, 1, 1),
-        "layer2.0.downsample.1.running_var": (128,),
-        "layer4.1.conv2.weight": (512, 512, 3, 3),
-    },
-    "resnet50": {
-        "conv1.weight": (64, 3, 7, 7),
-        "layer1.0.conv1.weight": (64, 64, 1, 1),
-        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
-        "layer1.2.conv3.weight": (256, 64, 1, 1),
-        "layer2.0.conv2.weight": (128, 128, 3, 3),
-        "layer3.5.bn3.running_var": (1024,),
-        "layer4.0.downsample.1.weight": (2048,),
-        "layer4.2.conv3.weight": (2048, 512, 1, 1),
-    },
+# the paper's table 1: blocks a stage; a bottleneck's third convolution has 4 times the width
+PUBLISHED = {
+    "resnet18": ((2, 2, 2, 2), (3, 3)),
+    "resnet34": ((3, 4, 6, 3), (3, 3)),
+    "resnet50": ((3, 4, 6, 3), (1, 3, 1)),
+    "resnet101": ((3, 4, 23, 3), (1, 3, 1)),
 }
 # of torchvision's files, less the two of the classifier
-NUM_TENSORS = {"resnet18": 122 - 2, "resnet50": 320 - 2}
+NUM_TENSORS = {"resnet18": 120, "resnet34": 216, "resnet50": 318, "resnet101": 624}
+
+
+def published_shapes(backbone):
+    """Names and shapes of torchvision's state dict, without its classifier."""
+    layers, kernels = PUBLISHED[backbone]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def convolve(conv, norm, channels_in, channels_out, kernel):
+        shapes[f"{conv}.weight"] = (channels_out, channels_in, kernel, kernel)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{part}"] = (channels_out,)
+        shapes[f"{norm}.num_batches_tracked"] = ()
+
+    convolve("conv1", "bn1", 3, 64, 7)
+    channels = 64
+    for stage, (blocks, width) in enumerate(zip(layers, (64, 128, 256, 512), strict=True), start=1):
+        out = 4 * width if len(kernels) == 3 else width
+        for number in range(blocks):
+            block = f"layer{stage}.{number}."
+            widths = [channels, *[width] * (len(kernels) - 1), out]
+            for i, kernel in enumerate(kernels):
+                names = f"{block}conv{i + 1}", f"{block}bn{i + 1}"
+                convolve(*names, widths[i], widths[i + 1], kernel)
+            if number == 0 and (stage > 1 or channels != out):
+                convolve(f"{block}downsample.0", f"{block}downsample.1", channels, out, 1)
+            channels = out
+    return shapes
 
 
 def unfilled(backbone, num_classes=1000, unit=PLAIN):
@@ -41,11 +51,11 @@ def unfilled(backbone, num_classes=1000, unit=PLAIN):
         return Tdrl(ModelConfig(backbone=backbone, num_classes=num_classes, unit=unit))
 
 
-@pytest.mark.parametrize("backbone", NAMES)
+@pytest.mark.parametrize("backbone", PUBLISHED)
 def test_names_and_shapes_are_torchvisions(backbone):
     state = unfilled(backbone).backbone.state_dict()
+    assert {name: tuple(t.shape) for name, t in state.items()} == published_shapes(backbone)
     assert len(state) == NUM_TENSORS[backbone]
-    assert {name: tuple(state[name].shape) for name in NAMES[backbone]} == NAMES[backbone]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +108,14 @@ def test_strides(backbone, height_px, width_px, sides):
     features = net(torch.randn(2, 3, height_px, width_px), Pass(1))
     assert found == sides
     assert features.shape == (2, net.num_features)
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet50"])
+@pytest.mark.parametrize("stages", [(1,), (2, 4), ()])
+def test_taps_are_where_they_are_asked_for(backbone, stages):
+    net = unfilled(backbone, unit=UnitConfig(tap_stages=stages)).backbone
+    tapped = [name for name, module in net.named_modules() if getattr(module, "tap", False)]
+    assert [int(name[len("layer")]) for name in tapped] == [*stages]
 
 
 def test_a_bottlenecks_stride_is_in_its_3x3_convolution():

@@ -15,7 +15,7 @@ from tests.train.models import (
     unrolled,
 )
 from train.model.td_loss import temporal_diversity_loss
-from train.model.tdrl import MEAN_RGB, STD_RGB, ModelConfig, Tdrl
+from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import Pass, UnitConfig
 
 CAUSAL = UNITS["pem-tsm"]
@@ -296,10 +296,11 @@ def test_normalisation_is_imagenets_and_part_of_the_model():
     clip = pictures(1, 2)
     logits = model(clip)
     hook.remove()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN_RGB, STD_RGB))
+    mean_rgb, std_rgb = model.backbone.mean_rgb, model.backbone.std_rgb
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (mean_rgb, std_rgb))
     assert torch.allclose(seen[0], (clip[0].float() - mean) / std)
-    assert torch.allclose(torch.tensor(MEAN_RGB) / 255, torch.tensor([0.485, 0.456, 0.406]))
-    assert torch.allclose(torch.tensor(STD_RGB) / 255, torch.tensor([0.229, 0.224, 0.225]))
+    assert torch.allclose(torch.tensor(mean_rgb) / 255, torch.tensor([0.485, 0.456, 0.406]))
+    assert torch.allclose(torch.tensor(std_rgb) / 255, torch.tensor([0.229, 0.224, 0.225]))
     assert torch.equal(model(clip.float()), logits)
     assert not {"mean", "std"} & set(model.state_dict()), "constants are no weights"
 

@@ -137,7 +137,7 @@ def train_arrays(
     label = np.empty(num_scenes, np.int64)
     duration_s = np.empty(num_scenes, np.float64)
     for index in range(num_scenes):
-        scene = make_scene(_forward_label(index), seed, "train", index)
+        scene = make_scene(forward_label(index), seed, "train", index)
         frames[index] = clip_frames(scene, frames_per_clip, picture)
         label[index] = LABELS.index(scene.label)
         duration_s[index] = scene.duration_s
@@ -180,7 +180,7 @@ def build(out: Path, seed: int, sizes: Sizes) -> dict[str, float]:
         ValueError: A size or the seed is out of range.
         DataError: A folder in the way was not made by this command, or the pixels are missing.
     """
-    seconds = {part.name: _build_part(out, part) for part in _parts(seed, sizes)}
+    seconds = {part.name: build_part(out, part) for part in _parts(seed, sizes)}
     with whole_file(out / "labels.txt") as file:
         file.write_text("\n".join(LABELS) + "\n", encoding="utf-8")
     return seconds
@@ -191,7 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(lambda: _run(_parser().parse_args(arguments)))
 
 
-def _forward_label(index: int) -> str:
+def forward_label(index: int) -> str:
+    """The class of a forward scene: pairs are equally frequent, `still` comes half as often."""
     label = LABELS[index % len(LABELS)]
     return min(label, PAIRS[label], key=LABELS.index)
 
@@ -246,7 +247,15 @@ def _settings(seed: int, split: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def _build_part(out: Path, part: Part) -> float:
+def build_part(out: Path, part: Part) -> float:
+    """Make one folder of a data set unless it is there with the same settings.
+
+    Returns:
+        Seconds it took; 0 if it was kept.
+
+    Raises:
+        DataError: A folder in the way was not made by this command.
+    """
     folder, unfinished = out / part.name, out / f".{part.name}.part"
     if folder.exists() and _settings_of(folder) == part.settings:
         return 0.0

@@ -106,7 +106,7 @@ def render(scene: Scene, progress: float, time_s: float) -> Picture:
     done = min(1.0, max(0.0, progress))
     share = _eased(1.0 - done if scene.backward else done, scene.ease)
     for actor in scene.actors:
-        _draw(frame, actor.sprite, _between(actor.start, actor.end, share))
+        draw_actor(frame, actor.sprite, _between(actor.start, actor.end, share))
     return frame
 
 
@@ -155,7 +155,7 @@ def _between(start: Pose, end: Pose, share: float) -> Pose:
     )
 
 
-def _draw(frame: Picture, sprite: Picture, pose: Pose) -> None:
+def draw_actor(frame: Picture, sprite: Picture, pose: Pose) -> None:
     """Blend the sprite into the part of the frame that it can touch."""
     reach = 0.72 * pose.size_px + 1
     left, right = _clipped(pose.x_px - reach), _clipped(pose.x_px + reach + 1)

@@ -107,7 +107,7 @@ def _forward_scene(label: str, rng: Rng, split: str) -> Scene:
         label=label,
         backdrop=_backdrop(rng, split),
         pan_px_s=_on_circle(rng, rng.uniform(*PAN_PX_S)),
-        actors=tuple(Actor(sprite=_sprite(rng, split), start=a, end=b) for a, b in poses),
+        actors=tuple(Actor(sprite=make_sprite(rng, split), start=a, end=b) for a, b in poses),
         ease=rng.uniform(),
         duration_s=WINDOW_S * rng.uniform(low, high),
     )
@@ -118,7 +118,8 @@ def _on_circle(rng: Rng, radius: float) -> tuple[float, float]:
     return radius * math.cos(angle), radius * math.sin(angle)
 
 
-def _sprite(rng: Rng, split: str) -> Picture:
+def make_sprite(rng: Rng, split: str) -> Picture:
+    """A digit of the split on a plate of a random bright colour, RGBA."""
     digit = arrow_pixels.digits()[rng.choice(arrow_pixels.digit_indices(split))]
     red, green, blue = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.75, 1.0), 1.0)
     plate = (round(255 * red), round(255 * green), round(255 * blue))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from runtime.errors import DataError
 from runtime.files import whole_file
 from runtime.preprocess import Picture
+from train.data.video_reader import VideoReader
 
 # No B-frames, as a camera's encoder sends: decode order is display order for every reader.
 # One thread: the bytes do not depend on the machine's number of cores.
@@ -57,26 +58,18 @@ def read_video(path: Path) -> tuple[Picture, NDArray[np.float64]]:
     """Decode a whole video file.
 
     Args:
-        path: A video file with known length.
+        path: A short video file: all of it is kept in memory.
 
     Returns:
-        The frames, shape (T, H, W, 3), uint8, RGB, and their times in the file, shape (T,),
-        float64, seconds.
+        The frames, shape (T, H, W, 3), uint8, RGB, and their stream times, shape (T,), float64,
+        seconds.
 
     Raises:
         DataError: The file is missing, unreadable, empty or cut short.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is not there; make or download the data set again")
-    try:
-        frames, times_s, num_promised = _decode(path)
-    except (av.FFmpegError, OSError) as err:
-        raise DataError(f"{path} is unreadable or cut short: {err}; replace the file") from err
-    if not frames:
-        raise DataError(f"{path} holds no video frame; replace the file")
-    if len(frames) < num_promised:
-        raise DataError(f"{path} is cut short: {len(frames)} of {num_promised} frames decode")
-    return np.stack(frames), np.asarray(times_s, np.float64)
+    with VideoReader(path) as video:
+        frames = video.frames(np.arange(len(video.times_s)))
+        return np.stack(frames), video.times_s
 
 
 def _check_first(frame: Picture) -> None:
@@ -100,21 +93,3 @@ def _encode(path: Path, shape: tuple[int, ...], frames: Iterable[Picture], fps: 
             count += 1
         container.mux(stream.encode(None))
     return count
-
-
-def _decode(path: Path) -> tuple[list[Picture], list[float], int]:
-    frames: list[Picture] = []
-    times_s: list[float] = []
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            return [], [], 0
-        stream = container.streams.video[0]
-        # threads cost more than they give on short clips, and loaders are processes already
-        stream.codec_context.thread_count = 1
-        converter = VideoReformatter()
-        for frame in container.decode(stream):
-            if frame.time is None:
-                raise DataError(f"{path} has a frame without a time; encode the file again")
-            frames.append(converter.reformat(frame, format="rgb24", threads=1).to_ndarray())  # type: ignore[arg-type]
-            times_s.append(frame.time)
-        return frames, times_s, stream.frames

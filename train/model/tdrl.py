@@ -13,12 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.model.backbones.resnet import SIZES, ResNet
+from train.model.backbones.table import BACKBONES, build_backbone
 from train.model.unit import Pass, UnitConfig, UnitState
-
-# ImageNet's statistics in 0..255, as torchvision's weights want them.
-MEAN_RGB = (123.675, 116.28, 103.53)
-STD_RGB = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +22,7 @@ class ModelConfig:
     """All that is needed to build the network again.
 
     Attributes:
-        backbone: Name in `SIZES`.
+        backbone: Name in `BACKBONES`.
         num_classes: Classes K.
         unit: What stands at the entry of every residual branch.
         dropout: Dropout before the classifier, 0..1.
@@ -38,8 +34,10 @@ class ModelConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.backbone not in SIZES:
-            raise ValueError(f"backbone must be one of {', '.join(SIZES)}, got {self.backbone!r}")
+        if self.backbone not in BACKBONES:
+            raise ValueError(
+                f"backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}"
+            )
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be >= 2, got {self.num_classes}")
         if not 0 <= self.dropout < 1:
@@ -61,7 +59,7 @@ class ModelConfig:
 
 
 class Tdrl(nn.Module):
-    """TDRL over a ResNet.
+    """TDRL over a backbone.
 
     Pictures come in as 0..255 RGB of any dtype: normalisation is part of the model.
 
@@ -75,11 +73,15 @@ class Tdrl(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = ResNet(SIZES[config.backbone], config.unit)
+        self.backbone = build_backbone(config.backbone, config.unit)
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(self.backbone.num_features, config.num_classes)
-        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD_RGB).view(3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(self.backbone.mean_rgb).view(3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(self.backbone.std_rgb).view(3, 1, 1), persistent=False
+        )
         if config.unit.pem:
             self.double_gated_convolutions()
 
@@ -91,7 +93,7 @@ class Tdrl(nn.Module):
         """
         with torch.no_grad():
             for block in self.backbone.blocks():
-                block.conv1.weight.mul_(2)
+                block.gated_convolution.weight.mul_(2)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Per-frame logits of whole clips, from the zero state.

@@ -27,6 +27,7 @@ class UnitConfig:
         reduction: PEM's r.
         shift_div: TSM's share of moving channels.
         start_motion: PEM's m_0.
+        tap_stages: Stages 1..4 (res2..res5) whose last block the TD loss reads.
     """
 
     temporal: Temporal = "tsm"
@@ -36,8 +37,11 @@ class UnitConfig:
     reduction: int = 16
     shift_div: int = 8
     start_motion: StartMotion = "zeros"
+    tap_stages: tuple[int, ...] = (2, 3, 4)
 
     def __post_init__(self) -> None:
+        # JSON knows lists only
+        object.__setattr__(self, "tap_stages", tuple(self.tap_stages))
         if self.temporal not in TEMPORALS:
             raise ValueError(
                 f"temporal must be one of {', '.join(TEMPORALS)}, got {self.temporal!r}"
@@ -117,6 +121,10 @@ class TemporalUnit(nn.Module):
         if self.tap:
             run.taps.append(x)
         return x
+
+    def restore(self, y: Tensor, run: Pass) -> Tensor:
+        """Undo, after the block's first convolution, what must not outlast it; shape as given."""
+        return y
 
     def _apply_pem(self, x: Tensor, run: Pass, state: UnitState, after: UnitState) -> Tensor:
         if self.pem is None:

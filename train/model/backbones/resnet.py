@@ -10,11 +10,10 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from train.model.backbones.base import Backbone, Block
 from train.model.unit import Pass, TemporalUnit, UnitConfig
 
 BlockKind: TypeAlias = Literal["basic", "bottleneck"]
-
-TAPPED_STAGES = (2, 3, 4)  # res3, res4, res5: TDRL-B reads the last block of each
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> 
     )
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Block):
     """Two 3×3 convolutions."""
 
     expansion = 1
@@ -57,15 +56,21 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _projection(channels, width, stride)
 
+    @property
+    def gated_convolution(self) -> nn.Conv2d:
+        """The first convolution."""
+        return self.conv1
+
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         """(N·T, C, H, W) to (N·T, width, H/stride, W/stride)."""
-        y = self.relu(self.bn1(self.conv1(self.unit(x, run))))
+        y = self.unit.restore(self.conv1(self.unit(x, run)), run)
+        y = self.relu(self.bn1(y))
         y = self.bn2(self.conv2(y))
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(y + shortcut)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1×1, 3×3 (with the stride, as torchvision has it), 1×1."""
 
     expansion = 4
@@ -82,9 +87,15 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _projection(channels, width * self.expansion, stride)
 
+    @property
+    def gated_convolution(self) -> nn.Conv2d:
+        """The first convolution."""
+        return self.conv1
+
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         """(N·T, C, H, W) to (N·T, 4·width, H/stride, W/stride)."""
-        y = self.relu(self.bn1(self.conv1(self.unit(x, run))))
+        y = self.unit.restore(self.conv1(self.unit(x, run)), run)
+        y = self.relu(self.bn1(y))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -97,13 +108,17 @@ def _projection(channels_in: int, channels_out: int, stride: int) -> nn.Sequenti
     return nn.Sequential(_conv(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A ResNet from pictures to pooled features.
 
     Args:
         size: Its sizes.
         unit: What stands at the entry of every residual branch.
     """
+
+    # ImageNet's statistics, as torchvision's weights want them
+    mean_rgb = (123.675, 116.28, 103.53)
+    std_rgb = (58.395, 57.12, 57.375)
 
     def __init__(self, size: ResNetSize, unit: UnitConfig) -> None:
         super().__init__()
@@ -119,8 +134,8 @@ class ResNet(nn.Module):
             layer, channels = _stage(channels, stage, blocks, size, unit)
             setattr(self, f"layer{stage}", layer)
         self.num_features = channels
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and ".unit." not in name:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
@@ -143,7 +158,7 @@ def _stage(
     layer = nn.ModuleList()
     for index in range(blocks):
         stride = 2 if index == 0 and stage > 1 else 1
-        tap = stage in TAPPED_STAGES and index == blocks - 1
+        tap = stage in unit.tap_stages and index == blocks - 1
         layer.append(kind(channels, width, stride, TemporalUnit(channels, unit, tap=tap)))
         channels = width * kind.expansion
     return layer, channels

@@ -1,0 +1,99 @@
+"""Live accuracy of a checkpoint on every tape of a data set, and the price of its events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from runtime.bundle import Bundle
+from runtime.decision import Decision
+from runtime.live import Stream
+from runtime.sources.choose import open_source
+from train.checkpoint import Facts
+from train.data.truth import Segment
+from train.event_score import EventPoint, event_curve
+from train.live_evaluation import TorchSession, bundle_of, live_tape, score_runs
+from train.live_events import EVERY_RUN, EventRule
+from train.live_score import LiveScore, LiveTape, index_of
+from train.live_tape import background_of, read_tape
+from train.model.tdrl import Tdrl
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """What was measured live.
+
+    Attributes:
+        score: The metrics, all tapes together.
+        curve: Recall and false events an hour over a threshold on the probability.
+        num_tapes: How many tapes there were.
+        background: The class that means "nothing happens", or None.
+        rule: Which runs of decisions were events in `score`.
+    """
+
+    score: LiveScore
+    curve: tuple[EventPoint, ...]
+    num_tapes: int
+    background: str | None
+    rule: EventRule
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain values for a report."""
+        return {
+            **self.score.to_json(),
+            "num_tapes": self.num_tapes,
+            "background": self.background,
+            "event_threshold": self.rule.threshold,
+            "event_min_duration_s": self.rule.min_duration_s,
+            "event_curve": [point.to_json() for point in self.curve],
+        }
+
+
+def evaluate_tapes(
+    model: Tdrl,
+    facts: Facts,
+    tapes: Sequence[tuple[Path, Sequence[Segment]]],
+    rule: EventRule = EVERY_RUN,
+) -> LiveResult:
+    """Let a causal model watch the tapes through the runtime, and score what it said.
+
+    Args:
+        model: In evaluation mode, on the device that shall compute.
+        facts: The checkpoint's.
+        tapes: Videos and what happens in them.
+        rule: Which runs of decisions are events; the curve keeps its least duration.
+
+    Raises:
+        SourceError: A video cannot be read.
+    """
+    bundle = bundle_of(facts)
+    seen = _watch(bundle, model, tapes)
+    background = background_of(facts.labels)
+    curve = event_curve(
+        [read_tape(tape, facts.labels) for tape in seen],
+        facts.labels,
+        window_s=facts.sampling.window_s,
+        background=index_of(background, facts.labels),
+        min_duration_s=rule.min_duration_s,
+    )
+    return LiveResult(score_runs(bundle, seen, rule), curve, len(seen), background, rule)
+
+
+def _watch(
+    bundle: Bundle, model: Tdrl, tapes: Sequence[tuple[Path, Sequence[Segment]]]
+) -> list[LiveTape]:
+    seen = []
+    with tqdm(desc=f"{len(tapes)} live tape(s)", unit=" decisions", disable=None) as bar:
+        for video, truth in tapes:
+            decisions: list[Decision] = []
+            session = TorchSession(model, model.fc.weight.device)
+            with open_source(str(video)) as source, session:
+                for decision in Stream(bundle, source, session):
+                    decisions.append(decision)
+                    bar.update()
+            seen.append(live_tape(decisions, truth))
+    return seen
