@@ -28,7 +28,7 @@ RTX ?= 0
 help: ## Show this help
 	@echo "TDRL Edge: live action recognition on small NVIDIA computers"
 	@echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
 	@echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) NAME=$(NAME) CAMERA=$(CAMERA) RTX=$(RTX) TORCH_INDEX=… ARGS='…'"
 
@@ -76,6 +76,18 @@ train: $(INSTALLED) ## Train: RECIPE=name DATA=dir NAME=run
 eval: $(INSTALLED) ## Clip and live accuracy of the newest checkpoint, confusion picture
 	$(PY) -m train.evaluate --data $(DATA) $(ARGS)
 
+collect: $(INSTALLED) ## Record your own classes: CAMERA=0 DATA=my_data ARGS='--labels labels.txt'
+	$(PY) -m train.collect --camera $(CAMERA) --out $(DATA) $(ARGS)
+
+prepare: $(INSTALLED) ## Check a data set and show what is in it: DATA=dir
+	$(PY) -m train.prepare --data $(DATA) $(ARGS)
+
+ablation: $(INSTALLED) ## What each part of TDRL is worth: docs/ablation.md (about an hour on 2 cores)
+	$(PY) -m train.ablation $(ARGS)
+
+ablation-gpu: $(INSTALLED) ## The same with every row of the paper's tables, on a GPU
+	$(PY) -m train.ablation --rows all $(ARGS)
+
 bundle: $(INSTALLED) ## Export, calibrate and gate the newest checkpoint into a bundle
 	$(PY) -m export.bundle --data $(DATA) $(ARGS)
 
@@ -113,4 +125,4 @@ clean: ## Remove caches and made data; ALL=1 removes checkpoints and bundles too
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	$(if $(filter 1,$(ALL)),rm -rf artifacts,@echo "checkpoints and bundles kept (ALL=1 removes them)")
 
-.PHONY: help install demo data train eval bundle engine stream check test test-all clean
+.PHONY: help install demo data train eval collect prepare ablation ablation-gpu bundle engine stream check test test-all clean

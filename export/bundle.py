@@ -176,7 +176,8 @@ def _calibration_clips(data: Path, facts: Facts, folder: Path) -> list[Calibrati
         )
     listed = [
         CalibrationClip(str(s.path), s.start_s, s.end_s, facts.labels[s.label], 0.0)
-        for s in split.segments
+        for s in split.located()
+        if s.end_s is not None
     ]
     # classes take turns, so that any beginning of the list is balanced
     ranks: dict[str, int] = {}

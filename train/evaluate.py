@@ -35,12 +35,11 @@ from train.calibration_error import draw_reliability
 from train.checkpoint import Facts
 from train.clip_evaluation import ClipResult, Member, evaluate_clips, load_members
 from train.confusion import confusion_matrix, draw_confusion
-from train.data.catalog import has_tape, load_split
+from train.data.catalog import has_tape, load_split, load_tapes
 from train.data.clips import ClipRule
 from train.evaluation_summary import summary
 from train.event_score import draw_event_curve
 from train.live_events import EVERY_RUN, EventRule
-from train.live_evaluation import load_tapes  # TEMPORARY
 from train.live_report import LiveResult, evaluate_tapes
 from train.model.tdrl import Tdrl
 from train.protocols import parse_protocol

@@ -20,16 +20,7 @@ from runtime.sessions.base import Logits, StepSession
 from runtime.sources.choose import open_source
 from runtime.sources.frame import Frame, FrameSource, SourceCounts
 from train.checkpoint import Facts, load_checkpoint
-
-try:
-    from train.data.catalog import load_tapes
-except ImportError:  # TEMPORARY until catalog has it
-    from train.data.catalog import load_tape
-
-    def load_tapes(data, name, labels):
-        return [load_tape(data, name, labels)]
-
-
+from train.data.catalog import load_tapes
 from train.data.truth import Segment
 from train.live_events import EVERY_RUN, EventRule
 from train.live_score import LiveDecision, LiveScore, LiveTape, score_tapes

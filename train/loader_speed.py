@@ -54,11 +54,15 @@ class LoaderSpeed:
         loader: The loader alone.
         step: The training step alone, on batches that are ready.
         both: Loading and training, as in a run.
+        num_batches: Batches of a round.
+        num_workers: Loader processes.
     """
 
     loader: Speed
     step: Speed
     both: Speed
+    num_batches: int
+    num_workers: int
 
     def table(self) -> str:
         """One line a measurement, and which of the two is the limit."""
@@ -88,7 +92,8 @@ def measure(
     Args:
         loader: Gives the batches; begins anew at its end.
         step: One training step; returns when the device has finished it.
-        num_batches: Batches a round, >= 1.
+        num_batches: Batches a round, >= 1; workers finish together, so it is rounded up to whole
+            turns of theirs.
         rounds: Rounds of each measurement, >= 1.
 
     Raises:
@@ -97,17 +102,20 @@ def measure(
     """
     if num_batches < 1 or rounds < 1:
         raise ValueError(f"batches and rounds must be >= 1, got {num_batches} and {rounds}")
+    workers = max(1, loader.num_workers)
+    num_batches = -(-num_batches // workers) * workers
     batches = _endless(loader)
     # workers have started and their first batches, loaded while nobody took any, are gone
-    warm_up = 1 + loader.num_workers * (loader.prefetch_factor or 0)
-    ready = list(islice(batches, max(warm_up, 1)))[-READY_BATCHES:]
+    warm_up = workers * (loader.prefetch_factor or 1)
+    ready = list(islice(batches, warm_up))[-READY_BATCHES:]
     alone = _timed(batches, None, num_batches, rounds)
     for batch in ready[:2]:
         step(batch)
     turns = (ready[number % len(ready)] for number in count())
     stepping = _timed(turns, step, num_batches, rounds)
     list(islice(batches, warm_up))
-    return LoaderSpeed(alone, stepping, _timed(batches, step, num_batches, rounds))
+    together = _timed(batches, step, num_batches, rounds)
+    return LoaderSpeed(alone, stepping, together, num_batches, loader.num_workers)
 
 
 def training_step(
@@ -207,8 +215,8 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(  # noqa: T201
         f"{options.recipe} on {device}: batches of {recipe.batch_size} × {recipe.num_segments} "
-        f"frames {recipe.height_px}×{recipe.width_px}, {recipe.workers} workers, "
-        f"{ROUNDS} rounds of {options.batches} batches"
+        f"frames {recipe.height_px}×{recipe.width_px}, {speed.num_workers} workers, "
+        f"{ROUNDS} rounds of {speed.num_batches} batches"
     )
     print(speed.table())  # noqa: T201
 

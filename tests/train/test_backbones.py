@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from train.model.backbones import efficientnet_lite, resnet
 from train.model.backbones.table import BACKBONES, Backbone, Block, build_backbone
-from train.model.unit import Pass, UnitConfig
+from train.model.unit import Pass, TemporalUnit, UnitConfig
 
 PLAIN = UnitConfig(temporal="none", pem=False)
 SHIFTED = UnitConfig(pem=False)  # PEM's float32 island knows no meta device
@@ -83,12 +84,20 @@ def test_the_gated_convolution_reads_the_unit_and_restore_reads_it(backbone, mon
         assert restored is convolved
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "efficientnet_lite0"])
-def test_building_leaves_the_units_initial_values(backbone):
+class UnitWithConvolution(TemporalUnit):
+    def __init__(self, channels, config, **options):
+        super().__init__(channels, config, **options)
+        self.conv = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "module"), [("tiny", resnet), ("efficientnet_lite0", efficientnet_lite)]
+)
+def test_building_leaves_the_units_initial_values(backbone, module, monkeypatch):
     """The backbone initialises its own convolutions, never those of a temporal module."""
-    torch.manual_seed(0)
-    net = build_backbone(backbone, UnitConfig())
-    for block in net.blocks():
-        assert block.unit.pem is not None
-        assert not block.unit.pem.attend.weight.any()
-        assert not block.unit.pem.attend.bias.any()
+    monkeypatch.setattr(module, "TemporalUnit", UnitWithConvolution)
+    for block in build_backbone(backbone, PLAIN).blocks():
+        assert isinstance(block.unit, UnitWithConvolution)
+        assert not block.unit.conv.weight.any()
+        assert block.gated_convolution.weight.any()

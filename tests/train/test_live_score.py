@@ -220,6 +220,12 @@ def test_actions_that_start_cold_are_no_misses():
     assert (result.event_recall, result.event_precision) == (0, None)
 
 
+def test_recall_is_of_actions_that_start_warm():
+    truth = [action(1, 3, "open"), action(4, 6, "close")]
+    decisions = said([(0, "still"), (4, "close"), (6, "still")], 7)
+    assert score(truth, decisions).event_recall == 1
+
+
 def test_nothing_said_is_no_crash():
     result = score([action(2, 4, "open")], [])
     assert (result.live_top1, result.event_f1, result.false_events_per_hour) == (0, 0, None)

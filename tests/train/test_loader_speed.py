@@ -17,8 +17,10 @@ class SlowClips(KeptClips):
     def __init__(self, clips, clip_s):
         super().__init__(clips)
         self.clip_s = clip_s
+        self.keys = []
 
     def __getitem__(self, key):
+        self.keys.append(key)
         time.sleep(self.clip_s)
         return super().__getitem__(key)
 
@@ -62,8 +64,33 @@ def test_batches_that_workers_had_ready_are_not_counted():
     assert speed.both.median > 0.8 * speed.step.median, "loading and training overlap"
 
 
+def test_what_workers_loaded_during_the_steps_is_not_counted():
+    loader = loader_of(0.015, workers=1, num_clips=400)
+    speed = measure(loader, lambda batch: time.sleep(0.05), num_batches=2, rounds=1)
+    assert speed.both.median < 67
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 3), (1, 3), (2, 4)])
+def test_a_round_is_whole_turns_of_the_workers(workers, expected):
+    steps: list[object] = []
+    loader = loader_of(0.0, workers=workers)
+    speed = measure(loader, steps.append, num_batches=3, rounds=1)
+    assert (speed.num_batches, speed.num_workers) == (expected, workers)
+    assert len(steps) == 2 * expected + (1 if workers == 0 else 2)
+
+
+def test_epochs_follow_each_other_as_in_training():
+    loader = loader_of(0.0)
+    measure(loader, lambda batch: None, num_batches=5, rounds=1)
+    epochs = [epoch for epoch, _ in loader.dataset.clips.keys]
+    assert epochs == sorted(epochs)
+    assert set(epochs) == {0, 1, 2, 3}, "12 batches, 3 an epoch"
+
+
 def test_the_table_holds_medians_and_their_spread():
-    speed = LoaderSpeed(Speed((90.0, 100.0, 400.0)), Speed((200.0,) * 3), Speed((95.0, 96.0, 97.0)))
+    speed = LoaderSpeed(
+        Speed((90.0, 100.0, 400.0)), Speed((200.0,) * 3), Speed((95.0, 96.0, 97.0)), 8, 2
+    )
     lines = speed.table().splitlines()
     assert lines[0].split() == ["clips/s", "slowest", "fastest"]
     assert [line.split()[-3:] for line in lines[1:4]] == [

@@ -16,9 +16,7 @@ _MIRRORED = {_LEFT: _RIGHT, _RIGHT: _LEFT, _CLOCKWISE: _COUNTER, _COUNTER: _CLOC
 # A word begins after no letter, or as a capital after a small one (`SwipeLeft`).
 _BEGIN = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 _END = r"(?![a-z])"
-_COUNTER_WORD = re.compile(
-    rf"{_BEGIN}(?:(?i:counter|anti)[\s_-]*(?i:clockwise)|[Cc]cw|CCW){_END}"
-)
+_COUNTER_WORD = re.compile(rf"{_BEGIN}(?:(?i:counter|anti)[\s_-]*(?i:clockwise)|[Cc]cw|CCW){_END}")
 _CLOCKWISE_WORD = re.compile(rf"{_BEGIN}(?:[Cc]lockwise|CLOCKWISE|[Cc]w|CW){_END}")
 _SIDE_END = r"(?:(?![a-z])|(?=wards?(?![a-z])|most(?![a-z])|hand))"
 _LEFT_WORD = re.compile(rf"{_BEGIN}(?:[Ll]eft|LEFT){_SIDE_END}")

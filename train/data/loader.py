@@ -45,7 +45,7 @@ class ClipLoader(DataLoader[Item]):
             except StopIteration:
                 return
             except RuntimeError as err:
-                if "DataLoader worker" not in str(err):
+                if "DataLoader worker (pid" not in str(err):
                     raise
                 raise DataError(
                     f"a loader process died, it probably ran out of memory ({one_line(err)}); "

@@ -18,6 +18,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from train.model.precision import no_autocast, pooled, vector_dtype
+
 Form: TypeAlias = Literal["causal", "lookahead"]
 StartMotion: TypeAlias = Literal["zeros", "last_difference"]
 
@@ -64,14 +66,16 @@ class Pem(nn.Module):
 
     @property
     def state_size(self) -> int:
-        """Numbers of state for one row of the batch: m and f1(x)."""
-        return 2 * self.hidden
+        """Numbers of state for one row of the batch: m and f1(x); 0 in the lookahead form."""
+        return 2 * self.hidden if self.form == "causal" else 0
 
     def zero_state(self, rows: int, like: Tensor) -> Tensor:
         """The state at a stream's start, shape (N, 2 C/r), float32."""
-        return torch.zeros(rows, self.state_size, device=like.device, dtype=torch.float32)
+        return like.new_zeros(rows, self.state_size, dtype=vector_dtype(like))
 
-    def forward(self, x: Tensor, num_frames: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, num_frames: int, state: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Gate whole clips.
 
         Args:
@@ -80,16 +84,15 @@ class Pem(nn.Module):
             state: State left by earlier frames, (N, 2 C/r); None for a start. Causal form only.
 
         Returns:
-            The gated input, same shape, and the next state (N, 2 C/r).
+            The gated input, same shape, and the next state (N, 2 C/r); None when looking ahead.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            pooled = x.float().mean((2, 3)).unflatten(0, (-1, num_frames))
+        with no_autocast(x):
+            frames = pooled(x).unflatten(0, (-1, num_frames))
             if self.form == "lookahead":
-                motion = self._lookahead_motion(pooled)
-                state = self.zero_state(pooled.shape[0], pooled)
+                motion, state = self._lookahead_motion(frames), None
             else:
-                start = self.zero_state(pooled.shape[0], pooled) if state is None else state
-                motion, state = self._causal_motion(pooled, start)
+                start = self.zero_state(frames.shape[0], frames) if state is None else state
+                motion, state = self._causal_motion(frames, start)
             attention = self._attention(motion).flatten(0, 1)
         return x * attention[:, :, None, None].to(x.dtype), state
 
@@ -103,33 +106,33 @@ class Pem(nn.Module):
         Returns:
             The gated input, same shape, and the next state.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            f1, f2 = self.f(x.float().mean((2, 3))).split(self.hidden, dim=1)
+        with no_autocast(x):
+            f1, f2 = self.f(pooled(x)).split(self.hidden, dim=1)
             motion, past = state.split(self.hidden, dim=1)
             motion = self._advance(motion, f2 - past)
             attention = self._attention(motion)
         return x * attention[:, :, None, None].to(x.dtype), torch.cat((motion, f1), dim=1)
 
-    def _causal_motion(self, pooled: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        f1, f2 = self.f(pooled).split(self.hidden, dim=2)
+    def _causal_motion(self, frames: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        f1, f2 = self.f(frames).split(self.hidden, dim=2)
         motion, past = state.split(self.hidden, dim=1)
         past = torch.cat((past[:, None], f1[:, :-1]), dim=1)
         differences = f2 - past
         motions = []
-        for t in range(pooled.shape[1]):
+        for t in range(frames.shape[1]):
             motion = self._advance(motion, differences[:, t])
             motions.append(motion)
         return torch.stack(motions, dim=1), torch.cat((motion, f1[:, -1]), dim=1)
 
-    def _lookahead_motion(self, pooled: Tensor) -> Tensor:
-        f1, f2 = self.f(pooled).split(self.hidden, dim=2)
+    def _lookahead_motion(self, frames: Tensor) -> Tensor:
+        f1, f2 = self.f(frames).split(self.hidden, dim=2)
         # The paper's figure draws the constant 1 for the last frame, which has no successor.
         differences = torch.cat((f2[:, 1:] - f1[:, :-1], torch.ones_like(f1[:, :1])), dim=1)
         motion = torch.zeros_like(f1[:, 0])
-        if self.start_motion == "last_difference" and pooled.shape[1] > 1:
+        if self.start_motion == "last_difference" and frames.shape[1] > 1:
             motion = differences[:, -2]
         motions = []
-        for t in range(pooled.shape[1]):
+        for t in range(frames.shape[1]):
             motion = self._advance(motion, differences[:, t])
             motions.append(motion)
         return torch.stack(motions, dim=1)

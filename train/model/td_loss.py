@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from train.model.precision import no_autocast, vector_dtype
+
 SHORTEST = 1e-6  # a frame's channel that is shorter counts as all zero
 
 
@@ -30,8 +32,8 @@ def temporal_diversity_loss(features: Tensor, *, ratio: float = 0.5) -> Tensor:
     if num_frames < 2:
         raise ValueError(f"TD loss compares frames, it needs T >= 2, got {num_frames}")
     channels = max(1, int(features.shape[2] * ratio))
-    with torch.autocast(features.device.type, enabled=False):
-        z = features[:, :, :channels].float().flatten(3)
+    with no_autocast(features):
+        z = features[:, :, :channels].to(vector_dtype(features)).flatten(3)
         length = torch.linalg.vector_norm(z, dim=3, keepdim=True)
         # not `normalize`: its gradient at a channel of zeros is 1 / eps
         unit = torch.where(length > SHORTEST, z / length.clamp_min(SHORTEST), 0.0)

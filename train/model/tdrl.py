@@ -133,22 +133,23 @@ class Tdrl(nn.Module):
             state: What the step before returned; None starts from zeros.
 
         Returns:
-            Logits (N, K), and the state: PEM's vectors of all blocks in one tensor (N, P), then
-            one feature map (N, C/8, H, W) a shifting block.
+            Logits (N, K), and the state: the vectors of all blocks in one tensor (N, V), then
+            one feature map (N, M, H, W) a block whose temporal module keeps one.
 
         Raises:
             ValueError: The model looks ahead.
         """
-        if self.config.unit.form != "causal":
-            raise ValueError("form 'lookahead' cannot step; fine-tune the causal form to stream")
+        reason = self.config.unit.offline_reason
+        if reason is not None:
+            raise ValueError(reason)
         run = Pass(None, None if state is None else self.unpack_state(state))
         logits = self.fc(self.backbone(self._normalise(frame), run))
         return logits, self.pack_state(run.states_out)
 
     def pack_state(self, states: Sequence[UnitState]) -> list[Tensor]:
-        """Blocks' states as few tensors: all PEM vectors in one, then the shifts' maps."""
-        vectors = [state.pem for state in states if state.pem is not None]
-        maps = [state.shift for state in states if state.shift is not None]
+        """Blocks' states as few tensors: all vectors in one, then the maps."""
+        vectors = [v for state in states for v in (state.pem, state.vector) if v is not None]
+        maps = [state.map for state in states if state.map is not None]
         return ([torch.cat(vectors, dim=1)] if vectors else []) + maps
 
     def unpack_state(self, state: Sequence[Tensor]) -> list[UnitState]:
@@ -158,17 +159,20 @@ class Tdrl(nn.Module):
             ValueError: Another number of tensors than the model has.
         """
         units = [block.unit for block in self.backbone.blocks()]
-        sizes = [unit.pem.state_size for unit in units if unit.pem is not None]
-        num_maps = sum(unit.shift is not None for unit in units)
-        wanted = bool(sizes) + num_maps
+        sizes = [size for unit in units for size in unit.vector_sizes]
+        has_map = [unit.map_channels > 0 for unit in units]
+        wanted = (sum(sizes) > 0) + sum(has_map)
         if len(state) != wanted:
             raise ValueError(f"state must hold {wanted} tensors, got {len(state)}")
-        rest = list(state)
-        vectors = list(rest.pop(0).split(sizes, dim=1)) if sizes else []
+        maps = iter(state[1:] if sum(sizes) else state)
+        vectors = iter(
+            state[0].split([size for size in sizes if size], dim=1) if sum(sizes) else ()
+        )
         return [
             UnitState(
-                vectors.pop(0) if unit.pem is not None else None,
-                rest.pop(0) if unit.shift is not None else None,
+                pem=next(vectors) if unit.vector_sizes[0] else None,
+                vector=next(vectors) if unit.vector_sizes[1] else None,
+                map=next(maps) if unit.map_channels else None,
             )
             for unit in units
         ]
@@ -184,4 +188,4 @@ class Tdrl(nn.Module):
         return [tensor.new_zeros(rows, *tensor.shape[1:]) for tensor in state]
 
     def _normalise(self, pictures: Tensor) -> Tensor:
-        return (pictures.float() - self.mean) / self.std
+        return (pictures.to(self.mean.dtype) - self.mean) / self.std

@@ -9,10 +9,18 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from train.model.pem import Form, Pem, StartMotion
-from train.model.temporal import TemporalShift
+from train.model.shuffle import VideoShuffle
+from train.model.teinet import (
+    MotionEnhancement,
+    TemporalEnhancementInteraction,
+    TemporalInteraction,
+)
+from train.model.temporal import TemporalModule, TemporalShift, TemporalState
 
-Temporal: TypeAlias = Literal["none", "tsm"]
-TEMPORALS: tuple[Temporal, ...] = ("none", "tsm")
+Temporal: TypeAlias = Literal["none", "tsm", "tim", "mem", "tei", "vsn"]
+TEMPORALS: tuple[Temporal, ...] = ("none", "tsm", "tim", "mem", "tei", "vsn")
+STAGES = (1, 2, 3, 4)
+VSN_IS_OFFLINE = "temporal vsn shuffles whole clips and has no causal form"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +32,12 @@ class UnitConfig:
         pem: Whether PEM is there.
         pem_first: PEM before the temporal module (the paper's figure) or after it.
         form: `causal` streams, `lookahead` is for whole clips.
-        reduction: PEM's r.
-        shift_div: TSM's share of moving channels.
+        reduction: r of PEM and MEM.
+        shift_div: TSM's share of moving channels, and that of a fresh TIM.
         start_motion: PEM's m_0.
         tap_stages: Stages 1..4 (res2..res5) whose last block the TD loss reads.
+        tap_after: The TD loss reads the temporal module's output, or else its input. With PEM
+            behind the module the output is the unit's: a gate does not change a cosine.
     """
 
     temporal: Temporal = "tsm"
@@ -38,24 +48,61 @@ class UnitConfig:
     shift_div: int = 8
     start_motion: StartMotion = "zeros"
     tap_stages: tuple[int, ...] = (2, 3, 4)
+    tap_after: bool = True
 
     def __post_init__(self) -> None:
         # JSON knows lists only
         object.__setattr__(self, "tap_stages", tuple(self.tap_stages))
-        if self.temporal not in TEMPORALS:
+        self._check_choices()
+        if self.temporal == "vsn" and self.form == "causal":
+            raise ValueError(f"{VSN_IS_OFFLINE}; use form lookahead, or tsm, tim, mem or tei")
+        if self.form == "causal" and self.start_motion != "zeros":
             raise ValueError(
-                f"temporal must be one of {', '.join(TEMPORALS)}, got {self.temporal!r}"
+                f"start_motion {self.start_motion} needs the end of the clip; "
+                "use form lookahead or start_motion zeros"
             )
-        if self.form not in ("causal", "lookahead"):
-            raise ValueError(f"form must be causal or lookahead, got {self.form!r}")
+        for name in ("reduction", "shift_div"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        strangers = [stage for stage in self.tap_stages if stage not in STAGES]
+        if strangers:
+            raise ValueError(f"tap_stages must be in 1..4 (res2..res5), got {strangers[0]}")
+
+    def _check_choices(self) -> None:
+        choices: dict[str, tuple[str, ...]] = {
+            "temporal": TEMPORALS,
+            "form": ("causal", "lookahead"),
+            "start_motion": ("zeros", "last_difference"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def offline_reason(self) -> str | None:
+        """Why such a model cannot stream, and what to do; None if it can."""
+        if self.form == "causal":
+            return None
+        if self.temporal == "vsn":
+            return f"{VSN_IS_OFFLINE}; train another temporal module to stream"
+        return "form 'lookahead' cannot step; fine-tune the causal form to stream"
 
 
 @dataclass
 class UnitState:
-    """One block's state: PEM's vectors and the temporal module's feature map."""
+    """One block's state; None where it keeps nothing.
+
+    Attributes:
+        pem: PEM's vectors, shape (N, 2 C/r), float32.
+        vector: The temporal module's vector, float32 (MEM: (N, C/r)).
+        map: Its feature map, in the features' dtype (TSM: (N, C/div, H, W); TIM: (N, 2C, H, W)).
+    """
 
     pem: Tensor | None = None
-    shift: Tensor | None = None
+    vector: Tensor | None = None
+    map: Tensor | None = None
 
 
 @dataclass
@@ -66,7 +113,7 @@ class Pass:
         num_frames: T of a clip, None for a single step.
         states_in: States of the blocks in order; None starts from zeros.
         states_out: Next states, filled by the blocks in order.
-        taps: Temporal units' outputs that the TD loss reads, (N·T, C, H, W).
+        taps: What the TD loss reads, (N·T, C, H, W) each.
     """
 
     num_frames: int | None
@@ -74,11 +121,9 @@ class Pass:
     states_out: list[UnitState] = field(default_factory=list)
     taps: list[Tensor] = field(default_factory=list)
 
-    def next_state(self) -> UnitState:
-        """The state of the block that asks now."""
-        if self.states_in is None:
-            return UnitState()
-        return self.states_in[len(self.states_out)]
+    def next_state(self) -> UnitState | None:
+        """The state of the block that asks now; None for a start."""
+        return None if self.states_in is None else self.states_in[len(self.states_out)]
 
 
 class TemporalUnit(nn.Module):
@@ -87,7 +132,10 @@ class TemporalUnit(nn.Module):
     Args:
         channels: Channels of the block's input.
         config: What it is made of.
-        tap: Leave the output for the TD loss.
+        tap: Leave the temporal module's output (or input) for the TD loss.
+
+    Raises:
+        ValueError: The configuration does not fit the channels.
     """
 
     def __init__(self, channels: int, config: UnitConfig, *, tap: bool = False) -> None:
@@ -102,46 +150,83 @@ class TemporalUnit(nn.Module):
             if config.pem
             else None
         )
-        self.shift = (
-            TemporalShift(channels, shift_div=config.shift_div, form=config.form)
-            if config.temporal == "tsm"
-            else None
-        )
+        self.temporal = _temporal_module(channels, config)
         self.pem_first = config.pem_first
         self.tap = tap
+        self.tap_after = config.tap_after
+
+    @property
+    def vector_sizes(self) -> tuple[int, int]:
+        """Numbers of vector state a row: PEM's, the temporal module's."""
+        return (
+            0 if self.pem is None else self.pem.state_size,
+            0 if self.temporal is None else self.temporal.vector_size,
+        )
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the state that is a feature map."""
+        return 0 if self.temporal is None else self.temporal.map_channels
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
-        """The branch's input, gated and shifted; shape as given."""
+        """The branch's input, gated and mixed over time; shape as given."""
         state, after = run.next_state(), UnitState()
         if self.pem_first:
-            x = self._apply_shift(self._apply_pem(x, run, state, after), run, state, after)
-        else:
-            x = self._apply_pem(self._apply_shift(x, run, state, after), run, state, after)
+            x = self._enhance(x, run, state, after)
+        entry = x
+        x = self._mix(x, run, state, after)
+        if not self.pem_first:
+            x = self._enhance(x, run, state, after)
         run.states_out.append(after)
         if self.tap:
-            run.taps.append(x)
+            run.taps.append(x if self.tap_after else entry)
         return x
 
     def restore(self, y: Tensor, run: Pass) -> Tensor:
-        """Undo, after the block's first convolution, what must not outlast it; shape as given."""
-        return y
+        """Undo, behind the block's first convolution, what must not outlast it; shape as given."""
+        if self.temporal is None or run.num_frames is None:
+            return y
+        return self.temporal.restore(y, run.num_frames)
 
-    def _apply_pem(self, x: Tensor, run: Pass, state: UnitState, after: UnitState) -> Tensor:
+    def _enhance(self, x: Tensor, run: Pass, state: UnitState | None, after: UnitState) -> Tensor:
         if self.pem is None:
             return x
+        before = None if state is None else state.pem
         if run.num_frames is not None:
-            x, after.pem = self.pem(x, run.num_frames, state.pem)
+            x, after.pem = self.pem(x, run.num_frames, before)
             return x
-        before = self.pem.zero_state(x.shape[0], x) if state.pem is None else state.pem
+        before = self.pem.zero_state(x.shape[0], x) if before is None else before
         x, after.pem = self.pem.step(x, before)
         return x
 
-    def _apply_shift(self, x: Tensor, run: Pass, state: UnitState, after: UnitState) -> Tensor:
-        if self.shift is None:
+    def _mix(self, x: Tensor, run: Pass, state: UnitState | None, after: UnitState) -> Tensor:
+        if self.temporal is None:
             return x
-        if run.num_frames is not None:
-            x, after.shift = self.shift(x, run.num_frames, state.shift)
-            return x
-        before = self.shift.zero_state(x, x.shape[0]) if state.shift is None else state.shift
-        x, after.shift = self.shift.step(x, before)
+        if state is None:
+            before = self.temporal.zero_state(x, x.shape[0] // (run.num_frames or 1))
+        else:
+            before = TemporalState(state.vector, state.map)
+        if run.num_frames is None:
+            x, (after.vector, after.map) = self.temporal.step(x, before)
+        else:
+            x, (after.vector, after.map) = self.temporal(x, run.num_frames, before)
         return x
+
+
+def _temporal_module(channels: int, config: UnitConfig) -> TemporalModule | None:
+    form, shift_div, reduction = config.form, config.shift_div, config.reduction
+    match config.temporal:
+        case "none":
+            return None
+        case "tsm":
+            return TemporalShift(channels, shift_div=shift_div, form=form)
+        case "tim":
+            return TemporalInteraction(channels, shift_div=shift_div, form=form)
+        case "mem":
+            return MotionEnhancement(channels, reduction=reduction, form=form)
+        case "tei":
+            return TemporalEnhancementInteraction(
+                channels, reduction=reduction, shift_div=shift_div, form=form
+            )
+        case "vsn":
+            return VideoShuffle()

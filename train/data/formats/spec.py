@@ -23,7 +23,7 @@ Lists of TSM, TDN, MMAction2 (`lists`), and recordings with one list of segments
     separator: ","            what separates the fields of a line; `lists` reads it off by default
     kind: videos              `videos` (path label) or `rawframes` (path num_frames label)
     split: 1                  UCF101's split, 1 to 3
-    list: segments.csv        path,start_s,end_s,label[,split][,more columns]
+    segments: segments.csv    path,start_s,end_s,label[,split][,more columns]
     filter:                   keep only those segments of a class whose column is in a range
       - {label: walk, column: motion, above: 0.6}     `above` and/or `below`, both exclusive
     background: true          a class `background` from the gaps between segments, or
@@ -110,7 +110,7 @@ class DataSpec:
         videos: Folder of the videos by split; `""` stands for all splits.
         labels: A file of names, relative to the root, or the names; None where the data say.
         lists: Lists of clips by split, relative to the root.
-        list: The list of all segments, relative to the root.
+        segments: The list of all segments, relative to the root.
         filter: What to keep of a class.
         folds: File of the folds.
         fold: Fold for validation.
@@ -133,7 +133,7 @@ class DataSpec:
     separator: str | None = None
     kind: str | None = None
     split: int | None = None
-    list: str | None = None
+    segments: str | None = None
     filter: tuple[Filter, ...] = ()
     background: Background | None = None
     validation_share: float = 0.2
@@ -180,7 +180,7 @@ USERS = {
     "separator": ("lists",),
     "kind": ("lists",),
     "split": ("ucf101",),
-    "list": ("segments",),
+    "segments": ("segments",),
     "filter": ("segments",),
     "background": ("segments",),
     "validation_share": ("segments", "folders"),
@@ -205,7 +205,9 @@ def read_spec(data: Path) -> DataSpec:
     source = _source_of(data)
     if source is None:
         if not data.is_dir():
-            raise DataError(f"{data} is no folder; give a data folder or a .yaml file that names it")
+            raise DataError(
+                f"{data} is no folder; give a data folder or a .yaml file that names it"
+            )
         return DataSpec(root=data)
     spec = _parsed(source)
     if not spec.root.is_dir():
@@ -458,7 +460,7 @@ _READERS = {
     "separator": _text,
     "kind": _text,
     "split": _whole,
-    "list": _text,
+    "segments": _text,
     "filter": _filters,
     "background": _background,
     "validation_share": _number,
