@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} must be >= 1, got {getattr(options, name)}")
     pairs = [(backbone, preset) for backbone in options.backbone for preset in options.preset]
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     for backbone, preset in tqdm(pairs, desc="count", unit="model", disable=None, leave=False):
         config = config_of(preset, backbone, form=options.form, num_classes=options.classes)
         cost = cost_of(

@@ -1,5 +1,6 @@
 """Small models with lively gates and batch norms, and both of their forms."""
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
 from train.checkpoint import ENTRY, Facts
+from train.model.pem import Pem
 from train.model.tdrl import ModelConfig, Tdrl
+from train.model.teinet import MotionEnhancement, TemporalInteraction
 from train.model.unit import UnitConfig
 
 NUM_CLASSES = 4
@@ -24,12 +27,19 @@ UNITS = {
     "pem-tsm": UnitConfig(temporal="tsm"),
     "tsm-pem": UnitConfig(temporal="tsm", pem_first=False),
     "pem-tsm-4": UnitConfig(temporal="tsm", shift_div=4, reduction=2),
+    "tim": UnitConfig(temporal="tim", pem=False, shift_div=4),
+    "mem": UnitConfig(temporal="mem", pem=False),
+    "tei": UnitConfig(temporal="tei", pem=False, shift_div=4),
+    "pem-tim": UnitConfig(temporal="tim"),
+    "pem-mem": UnitConfig(temporal="mem"),
+    "pem-tei": UnitConfig(temporal="tei"),
+    "tei-pem": UnitConfig(temporal="tei", pem_first=False),
 }
 
 
 @cache
 def lively_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl:
-    """In evaluation mode, gates that differ from 0.5, running statistics of real activations.
+    """In evaluation mode, gates and taps as if trained, running statistics of real activations.
 
     Shared between tests: do not change it.
     """
@@ -39,11 +49,20 @@ def lively_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl:
     return model
 
 
+@cache
+def precise_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl:
+    """The same in float64: what differs by more than 1e-9 is no rounding. Do not change it."""
+    return deepcopy(lively_model(backbone, unit, picture_px)).double()
+
+
 def enliven(model: Tdrl, picture_px: int = 32) -> None:
-    for block in model.backbone.blocks():
-        if block.unit.pem is not None:
-            nn.init.normal_(block.unit.pem.attend.weight, std=1.0)
-            nn.init.normal_(block.unit.pem.attend.bias, std=0.5)
+    for module in model.modules():
+        if isinstance(module, Pem | MotionEnhancement):
+            nn.init.normal_(module.attend.weight, std=1.0)
+            nn.init.normal_(module.attend.bias, std=0.5)
+        if isinstance(module, TemporalInteraction):
+            with torch.no_grad():
+                module.taps.add_(torch.empty_like(module.taps).uniform_(-0.4, 0.4))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.3, 0.7)  # deep nets stay well-conditioned

@@ -95,7 +95,9 @@ def test_batch_norms_have_tensorflows_epsilon():
 def test_pictures_are_normalised_as_the_published_weights_want_them():
     model = lively_model(LITE0, PLAIN, 64)
     seen = []
-    hook = model.backbone.get_submodule("conv_stem").register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    hook = model.backbone.get_submodule("conv_stem").register_forward_pre_hook(
+        lambda _, x: seen.append(x[0])
+    )
     clip = pictures(1, 2, 64)
     model(clip)
     hook.remove()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from train.model.temporal import TemporalShift
+from train.model.temporal import TemporalModule, TemporalShift, TemporalState
 
 
 def clip_of(rows=2, num_frames=5, channels=8):
@@ -9,16 +9,26 @@ def clip_of(rows=2, num_frames=5, channels=8):
     return torch.randn(rows, num_frames, channels, 3, 2)
 
 
-def by_hand(clip, fold, *, lookahead):
+def by_hand(clip, fold, *, lookahead, past=None):
     """Channels moved one by one, zeros where the clip ends."""
     shifted = clip.clone()
-    T = clip.shape[1]
-    for t in range(T):
-        shifted[:, t, :fold] = clip[:, t - 1, :fold] if t else 0
-        if lookahead:
-            ahead = slice(fold, 2 * fold)
-            shifted[:, t, ahead] = clip[:, t + 1, ahead] if t + 1 < T else 0
+    rows, T, C = clip.shape[:3]
+    for n in range(rows):
+        for t in range(T):
+            for c in range(C):
+                if c < fold:
+                    first = 0.0 if past is None else past[n, c]
+                    shifted[n, t, c] = clip[n, t - 1, c] if t else first
+                elif lookahead and c < 2 * fold:
+                    shifted[n, t, c] = clip[n, t + 1, c] if t + 1 < T else 0.0
     return shifted
+
+
+def run(module, clip, state=None):
+    """Whole clips (N, T, C, H, W) through a module."""
+    state = module.zero_state(clip[:, 0], clip.shape[0]) if state is None else state
+    mixed, after = module(clip.flatten(0, 1), clip.shape[1], state)
+    return mixed.unflatten(0, clip.shape[:2]), after
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 5])
@@ -27,37 +37,72 @@ def by_hand(clip, fold, *, lookahead):
 def test_shift_is_the_papers(form, shift_div, fold, num_frames):
     clip = clip_of(num_frames=num_frames)
     shift = TemporalShift(8, shift_div=shift_div, form=form)
-    shifted, state = shift(clip.flatten(0, 1), num_frames, None)
-    expected = by_hand(clip, fold, lookahead=form == "lookahead")
-    assert torch.equal(shifted.unflatten(0, (2, num_frames)), expected)
-    assert torch.equal(state, clip[:, -1, :fold])
+    shifted, state = run(shift, clip)
+    assert torch.equal(shifted, by_hand(clip, fold, lookahead=form == "lookahead"))
+    if form == "causal":
+        assert torch.equal(state.map, clip[:, -1, :fold])
+    else:
+        assert state == TemporalState()
+
+
+def test_a_state_stands_before_the_clip():
+    clip, shift = clip_of(), TemporalShift(8, shift_div=4)
+    past = torch.randn(2, 2, 3, 2)
+    shifted, _ = run(shift, clip, TemporalState(map=past))
+    assert torch.equal(shifted, by_hand(clip, 2, lookahead=False, past=past))
 
 
 def test_steps_equal_the_clip():
     clip, shift = clip_of(), TemporalShift(8, shift_div=4)
-    expected, last = shift(clip.flatten(0, 1), 5, None)
+    expected, last = run(shift, clip)
     state = shift.zero_state(clip[:, 0], 2)
     for t in range(5):
         shifted, state = shift.step(clip[:, t], state)
-        assert torch.equal(shifted, expected.unflatten(0, (2, 5))[:, t])
-    assert torch.equal(state, last)
-    assert state.shape == (2, 2, 3, 2)
+        assert torch.equal(shifted, expected[:, t])
+    assert torch.equal(state.map, last.map)
+    assert state.map.shape == (2, shift.map_channels, 3, 2)
 
 
 def test_a_state_continues_the_clip():
     clip, shift = clip_of(), TemporalShift(8, shift_div=4)
-    whole = shift(clip.flatten(0, 1), 5, None)[0].unflatten(0, (2, 5))
-    _, state = shift(clip[:, :2].flatten(0, 1), 2, None)
-    rest, _ = shift(clip[:, 2:].flatten(0, 1), 3, state)
-    assert torch.equal(rest.unflatten(0, (2, 3)), whole[:, 2:])
+    whole, _ = run(shift, clip)
+    _, state = run(shift, clip[:, :2])
+    rest, _ = run(shift, clip[:, 2:], state)
+    assert torch.equal(rest, whole[:, 2:])
 
 
 def test_state_takes_the_features_dtype():
     clip, shift = clip_of().bfloat16(), TemporalShift(8)
-    shifted, state = shift(clip.flatten(0, 1), 5, torch.ones(2, 1, 3, 2))
-    assert shifted.dtype == state.dtype == shift.zero_state(clip[:, 0], 2).dtype == torch.bfloat16
+    shifted, state = run(shift, clip, TemporalState(map=torch.ones(2, 1, 3, 2)))
+    zeros = shift.zero_state(clip[:, 0], 2)
+    assert shifted.dtype == state.map.dtype == zeros.map.dtype == torch.bfloat16
 
 
-def test_too_few_channels_are_refused():
-    with pytest.raises(ValueError, match="shift_div must be <= channels 4, got 8"):
-        TemporalShift(4, shift_div=8)
+@pytest.mark.parametrize(
+    ("channels", "shift_div", "form", "message"),
+    [
+        (4, 8, "causal", r"shift_div must be 1\.\.4 for 4 channels \(causal\), got 8"),
+        (8, 1, "lookahead", r"shift_div must be 2\.\.8 .*\(lookahead\), got 1"),
+        (8, 0, "causal", "got 0"),
+    ],
+)
+def test_a_share_that_does_not_fit_is_refused(channels, shift_div, form, message):
+    with pytest.raises(ValueError, match=message):
+        TemporalShift(channels, shift_div=shift_div, form=form)
+
+
+def test_a_causal_shift_does_not_start_from_nothing():
+    with pytest.raises(ValueError, match="the state is missing; a stream starts from `zero_state`"):
+        TemporalShift(8)(clip_of().flatten(0, 1), 5, TemporalState())
+
+
+def test_zero_states_follow_the_declaration():
+    module = TemporalModule()
+    module.vector_size, module.map_channels = 7, 3
+    state = module.zero_state(torch.ones(6, 8, 4, 5, dtype=torch.bfloat16), rows=2)
+    assert (state.vector.shape, state.vector.dtype) == ((2, 7), torch.float32)
+    assert (state.map.shape, state.map.dtype) == ((2, 3, 4, 5), torch.bfloat16)
+    assert not state.vector.any()
+    assert not state.map.any()
+    assert module.zero_state(torch.ones(1, 8, 4, 5).double(), 1).vector.dtype == torch.float64
+    assert TemporalModule().zero_state(torch.ones(1, 8, 4, 5), 1) == TemporalState()

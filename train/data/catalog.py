@@ -134,11 +134,11 @@ def load_split(data: Path | DataSpec, name: str, labels: Sequence[str]) -> Split
     found = tuple(
         VideoSegment(c.path, c.start_s, c.end_s, label, c.group, c.fps, c.template)
         for c, label in wanted
-        if c.path not in skipped
+        if not skipped or str(c.path) not in skipped
     )
     if name == "train":
         _require_every_class(found, labels, listed)
-    return Split(tuple(labels), None, found, tuple(sorted(skipped)))
+    return Split(tuple(labels), None, found, tuple(Path(path) for path in sorted(skipped)))
 
 
 def calibration_part(
@@ -287,22 +287,24 @@ def _final_names(spec: DataSpec, names: Sequence[str]) -> dict[str, str]:
     return {name: into.get(name, name) for name in names if name not in spec.drop}
 
 
-def _missing(spec: DataSpec, kind: Format, listed: Path, clips: Sequence[Clip]) -> frozenset[Path]:
+def _missing(spec: DataSpec, kind: Format, listed: Path, clips: Sequence[Clip]) -> set[str]:
     """Recordings that are not there.
 
     Raises:
         DataError: They are too many.
     """
     missing = missing_of(clip.path for clip in clips)
+    if not missing:
+        return missing
     limit = kind.max_missing if spec.max_missing is None else spec.max_missing
-    number = sum(clip.path in missing for clip in clips)
+    number = sum(str(clip.path) in missing for clip in clips)
     if number > limit * len(clips):
         raise DataError(
             f"{listed} names {len(missing)} files that are not there, first {min(missing)}; "
             f"{number} of {len(clips)} clips are missing, at most {limit:.0%} may "
             "(max_missing in data.yaml)"
         )
-    return frozenset(missing)
+    return missing
 
 
 def _require_every_class(
