@@ -10,7 +10,8 @@ import cv2
 from runtime.errors import OutputError
 from runtime.preprocess import Picture
 
-QUIT_KEYS = (ord("q"), 27)  # q and Escape
+ESCAPE = 27
+QUIT_KEYS = (ord("q"), ESCAPE)
 HINT = "pass --headless, and --output annotated.mp4 to see pictures later"
 
 
@@ -19,29 +20,40 @@ class Window:
 
     Args:
         title: The window's title.
+        hint: What to do where there is no window, for messages.
 
     Raises:
         OutputError: No display, or an OpenCV without windows.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, hint: str = HINT) -> None:
         # asked for here, because Qt does not raise without a display: it aborts the process
         if sys.platform == "linux" and not _has_display():
-            raise OutputError(f"no display here (DISPLAY is not set); {HINT}")
+            raise OutputError(f"no display here (DISPLAY is not set); {hint}")
         self._title = title
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
         except cv2.error as err:
             raise OutputError(
-                f"this OpenCV cannot open windows (a headless build); {HINT}"
+                f"this OpenCV cannot open windows (a headless build); {hint}"
             ) from err
 
     def show(self, image_rgb: Picture) -> bool:
         """Show a picture, shape (H, W, 3), uint8, RGB; False when the user has closed it."""
+        return self.key_after(image_rgb) not in QUIT_KEYS
+
+    def key_after(self, image_rgb: Picture) -> int | None:
+        """Show a picture, shape (H, W, 3), uint8, RGB, and read a key.
+
+        Returns:
+            The key that was pressed since the last picture, as its character's number; None for
+            no key, Escape where the window's button closed it.
+        """
         cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-        if cv2.waitKey(1) & 0xFF in QUIT_KEYS:
-            return False
-        return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        pressed = cv2.waitKey(1)
+        if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+            return ESCAPE
+        return None if pressed < 0 else pressed & 0xFF
 
     def close(self) -> None:
         """Close the window."""

@@ -1,18 +1,21 @@
 """Train a model and leave the best checkpoint.
 
-python -m train.fit --recipe demo --data artifacts/data/arrow_of_time
-python -m train.fit --recipe my.yaml --data my_data --name kitchen --set epochs=40
-python -m train.fit --recipe my.yaml --data my_data --name kitchen --resume
+    python -m train.fit --recipe demo --data artifacts/data/arrow_of_time
+    python -m train.fit --recipe own --data my_data --name kitchen --set epochs=40
+    python -m train.fit --recipe own --data my_data --name kitchen --resume
+    torchrun --nproc-per-node 4 -m train.fit --recipe ssv1_r50_8f --data ssv1
+    python -m train.fit --recipe own --help            what the recipe says, field by field
+
+Ctrl-C and SIGTERM stop between two updates with everything saved; whatever ends a run, --resume
+goes on from its last checkpoint to the result it would have had.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,30 +23,41 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from runtime.artifacts import ARTIFACTS, point_latest
 from runtime.command import run_command
-from runtime.errors import CheckpointError, DataError
-from runtime.preprocess import PictureRule
-from runtime.sampling import ClipLengths, SamplingContract, window_from_lengths
-from train.checkpoint import ENTRY, Facts, load_weights, read_checkpoint, update_facts
+from runtime.errors import CheckpointError
+from train.checkpoint import (
+    ENTRY,
+    Facts,
+    load_weights,
+    read_checkpoint,
+    update_facts,
+)
 from train.data.catalog import Split, has_tape, load_split, read_labels
-from train.data.clips import ClipRule, EpochSampler, Item, KeptClips
+from train.data.loader import ClipLoader
 from train.live_evaluation import fit_consensus
-from train.model.tdrl import ModelConfig, Tdrl
-from train.model.unit import UnitConfig
-from train.model.weights import load_backbone_weights
-from train.module import GRADIENT_CLIP_NORM, TdrlModule
-from train.recipe import Recipe, load_recipe
+from train.model.tdrl import Tdrl
+from train.model.weights import load_backbone_weights, pretrained_path
+from train.module import TdrlModule
+from train.recipe import Recipe
+from train.recipe_file import describe, load_recipe, shipped_recipes
+from train.run_checkpoints import BEST, LAST, KeepGoing, StopRequestedError, batches_done
+from train.trainer import THIS_MACHINE, Hardware, trainer_of
+from train.training_data import (
+    Rank,
+    class_weights,
+    clips_of_batch,
+    facts_of,
+    training_loader,
+    validation_loader,
+)
 
-BEST = "best.ckpt"
-LAST = "last.ckpt"
-EVALUATION_BATCH = 64
-KEPT_BYTES = 512 << 20  # validation clips up to this size are decoded once
+BROKEN = "broken.txt"
+# Fields that do not change what a run computes: a resumed run may have others.
+FREE_FIELDS = ("workers", "init", "cache", "compile")
+STATUS_OF_A_SIGNAL = 128
 
 
 def fit(
@@ -54,91 +68,76 @@ def fit(
     name: str,
     resume: bool = False,
     overwrite: bool = False,
+    hardware: Hardware = THIS_MACHINE,
 ) -> Path:
     """Train by a recipe.
 
     Args:
         recipe: What to do.
-        data: Data folder with `labels.txt`, `train/` and `validation/`; a `tape_validation/`
-            fits the consensus length.
-        run: Folder of the run; checkpoints go to its `checkpoint/`.
+        data: Data folder or data.yaml, see `train.data.catalog`; a `tape_validation/` fits the
+            consensus length.
+        run: Folder of the run; checkpoints go to its `checkpoint/`, unreadable clips are listed
+            in its `broken.txt`.
         name: Name of the run.
         resume: Go on from the run's last checkpoint; the recipe must be the same.
         overwrite: Replace the run's checkpoints.
+        hardware: Where to compute.
 
     Returns:
         The best checkpoint by validation accuracy.
 
     Raises:
-        DataError: The data cannot be used.
-        CheckpointError: `recipe.init` or the last checkpoint cannot be used, or checkpoints are
-            there and neither `resume` nor `overwrite` was asked for.
-        KeyboardInterrupt: Ctrl-C; the last whole epoch's checkpoint is there.
+        DataError: The data cannot be used, or the loss is not a number.
+        CheckpointError: `recipe.init` or the last checkpoint cannot be used, checkpoints are
+            there and neither to be resumed nor to be overwritten, or none can be written.
+        StopRequestedError: SIGTERM; the last checkpoint is there.
+        KeyboardInterrupt: Ctrl-C, likewise.
     """
     labels = read_labels(data, recipe.exclude)
     train = load_split(data, "train", labels)
     validation = load_split(data, "validation", labels)
     facts = facts_of(recipe, train, name)
     folder = run / "checkpoint"
+    init = None if recipe.init is None or resume else pretrained_path(recipe.backbone, recipe.init)
     if resume:
-        _check_resume(folder / LAST, facts)
+        last = _check_resume(folder / LAST, facts)
     elif not overwrite:
         _check_empty(folder)
+    keeper = KeepGoing(folder, every_s=hardware.save_every_s)
+    trainer = trainer_of(recipe, run, keeper, hardware)
+    rank = Rank(trainer.global_rank, trainer.world_size)
+    broken = run / BROKEN
+    train_loader = training_loader(recipe, facts, train, rank=rank, broken_list=broken)
+    validation_loader_ = validation_loader(recipe, facts, validation, rank=rank, broken_list=broken)
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
-    module = TdrlModule(recipe, facts)
-    if recipe.init is not None and not resume:
-        initialise(module.model, Path(recipe.init))
-    train_loader = _loader(train, facts, recipe, shuffle=True)
-    validation_loader = _loader(validation, facts, recipe, shuffle=False)
-    trainer = _trainer(recipe, folder)
-    if not resume:
+    module = TdrlModule(
+        recipe,
+        facts,
+        class_weights=class_weights(train) if recipe.class_weights else None,
+        name_batch=lambda epoch, batch: clips_of_batch(train_loader, epoch, batch, train),
+    )
+    if init is not None:
+        initialise(module.model, init)
+    if resume:
+        _go_on(train_loader, last, recipe)
+    elif rank.number == 0:
         # only now that nothing is left to refuse: a failed start shall not cost an older run
-        _remove_checkpoints(folder)
-    with _usual_interrupt(trainer):
+        for file in (folder / BEST, folder / LAST, broken):
+            file.unlink(missing_ok=True)
+        _note_missing({"training": train, "validation": validation}, broken)
+    with _usual_signals(keeper):
         trainer.fit(
             module,
             train_loader,
-            validation_loader,
+            validation_loader_,
             ckpt_path=str(folder / LAST) if resume else None,
             weights_only=True,
         )
     best = folder / BEST
-    facts = update_facts(best, metrics={"val_top1": _best_top1(trainer)})
-    if recipe.form == "causal" and has_tape(data, "tape_validation", facts.labels):
-        consensus_len = fit_consensus(best, data)
-        update_facts(best, sampling=replace(facts.sampling, consensus_len=consensus_len))
-    point_latest(run)
+    if rank.number == 0:
+        _finish(best, facts, recipe, data, _best_top1(trainer))
+        point_latest(run)
     return best
-
-
-def facts_of(recipe: Recipe, train: Split, name: str) -> Facts:
-    """What the checkpoint will say: architecture, labels, picture rule, sampling contract."""
-    lengths_s = train.lengths_s
-    window_s = recipe.window_s or window_from_lengths(lengths_s)
-    return Facts(
-        name=name,
-        model=ModelConfig(
-            backbone=recipe.backbone,
-            num_classes=len(train.labels),
-            unit=UnitConfig(
-                temporal=recipe.temporal,
-                pem=recipe.pem,
-                pem_first=recipe.pem_first,
-                form=recipe.form,
-                shift_div=recipe.shift_div,
-            ),
-            dropout=recipe.dropout,
-        ),
-        labels=train.labels,
-        picture=PictureRule(height_px=recipe.height_px, width_px=recipe.width_px, crop=recipe.crop),
-        sampling=SamplingContract(
-            num_segments=recipe.num_segments,
-            window_s=window_s,
-            consensus_len=recipe.num_segments,
-            clip_lengths=ClipLengths.of(lengths_s),
-        ),
-        recipe=recipe.to_json(),
-    )
 
 
 def initialise(model: Tdrl, path: Path) -> None:
@@ -159,105 +158,45 @@ def initialise(model: Tdrl, path: Path) -> None:
     load_weights(model, data, path)
 
 
-def _loader(split: Split, facts: Facts, recipe: Recipe, *, shuffle: bool) -> DataLoader[Item]:
-    rule = ClipRule(
-        num_segments=recipe.num_segments,
-        spacing_s=facts.sampling.spacing_s,
-        sampling=recipe.sampling if shuffle else "segments",
-        seed=recipe.seed,
-        random=shuffle,
-    )
-    clips = split.clips(facts.picture, rule)
-    if shuffle and len(clips) < recipe.batch_size:
-        raise DataError(
-            f"{len(clips)} training clips are fewer than one batch of {recipe.batch_size}; "
-            "add clips or set batch_size lower"
-        )
-    kept_bytes = len(clips) * recipe.num_segments * 3 * recipe.height_px * recipe.width_px
-    return DataLoader(
-        KeptClips(clips) if not shuffle and kept_bytes <= KEPT_BYTES else clips,
-        batch_size=recipe.batch_size if shuffle else EVALUATION_BATCH,
-        sampler=EpochSampler(len(clips), seed=recipe.seed, shuffle=shuffle),
-        drop_last=shuffle,
-        num_workers=recipe.workers,
-        persistent_workers=recipe.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+def _go_on(loader: ClipLoader, last: dict[str, Any], recipe: Recipe) -> None:
+    """Begin in the middle of the epoch that was not finished."""
+    epoch, batches = batches_done(last)
+    if batches < len(loader):
+        loader.clip_sampler.start_at(epoch, batches * recipe.batch_size)
 
 
-def _trainer(recipe: Recipe, folder: Path) -> pl.Trainer:
-    _quiet_lightning()
-    keep_best = RunCheckpoint(
-        folder,
-        filename=Path(BEST).stem,
-        monitor="val/top1",
-        mode="max",
-        enable_version_counter=False,
-    )
-    # not `save_last`: that writes the last checkpoint only when it is the best
-    keep_last = RunCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False)
-    has_terminal = sys.stderr.isatty()
-    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return pl.Trainer(
-        max_epochs=recipe.epochs,
-        accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if bfloat16 else "32-true",
-        gradient_clip_val=GRADIENT_CLIP_NORM,
-        logger=CSVLogger(folder.parent, name="logs"),
-        callbacks=[
-            keep_best,
-            keep_last,
-            TQDMProgressBar(refresh_rate=5) if has_terminal else EpochLines(),
-        ],
-        enable_progress_bar=has_terminal,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-    )
+def _note_missing(splits: dict[str, Split], broken: Path) -> None:
+    """List the recordings that are not there; what cannot be read is added as it is met."""
+    missing = [path for split in splits.values() for path in split.skipped]
+    if missing:
+        broken.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{path} is not there; its clips are left out\n" for path in missing]
+        broken.write_text("".join(lines), encoding="utf-8")
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Knows its checkpoints again where the run's folder was moved."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state that a resumed run left, with its paths as they are now."""
-        then, now = state_dict["dirpath"], str(self.dirpath)
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: state_dict[name].replace(then, now) for name in paths}
-        best = {path.replace(then, now): s for path, s in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": now})
-
-
-class EpochLines(pl.Callback):
-    """One line an epoch, where no terminal shows a bar."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the epoch's metrics."""
-        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        numbers = ", ".join(f"{name} {value:.3f}" for name, value in sorted(found.items()))
-        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {numbers}", flush=True)  # noqa: T201
-
-
-def _quiet_lightning() -> None:
-    """Leave out Lightning's tips: about its cloud, and about loaders that are as we want them."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+def _finish(best: Path, facts: Facts, recipe: Recipe, data: Path, top1: float) -> None:
+    """Put into the best checkpoint what is known only now: its accuracy, the consensus."""
+    facts = update_facts(best, metrics={"val_top1": top1})
+    if recipe.form == "causal" and has_tape(data, "tape_validation", facts.labels):
+        consensus_len = fit_consensus(best, data)
+        update_facts(best, sampling=replace(facts.sampling, consensus_len=consensus_len))
 
 
 @contextmanager
-def _usual_interrupt(trainer: pl.Trainer) -> Iterator[None]:
-    """Ctrl-C as everywhere: Lightning would exit without a word and leave signals ignored."""
-    usual = signal.getsignal(signal.SIGINT)
+def _usual_signals(keeper: KeepGoing) -> Iterator[None]:
+    """After training Ctrl-C is again what it is everywhere, and a stop by it looks the same."""
     try:
         yield
+    except StopRequestedError as err:
+        if err.signum == signal.SIGINT:
+            raise KeyboardInterrupt from err
+        raise
     except SystemExit as err:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, usual)
+        # Lightning's answer to a second Ctrl-C; it leaves the signal ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from err
+    finally:
+        keeper.release()
 
 
 def _check_empty(folder: Path) -> None:
@@ -267,25 +206,22 @@ def _check_empty(folder: Path) -> None:
         )
 
 
-def _check_resume(last: Path, facts: Facts) -> None:
-    """A run goes on only as it began: the schedule and the weights are of that recipe."""
+def _check_resume(last: Path, facts: Facts) -> dict[str, Any]:
+    """The last checkpoint. A run goes on only as it began: its schedule is of that recipe."""
     if not last.is_file():
         raise CheckpointError(f"nothing to resume: no checkpoint at {last}")
-    given = read_checkpoint(last)[ENTRY]
+    data = read_checkpoint(last)
+    given = data[ENTRY]
     was = {**given.get("recipe", {}), "labels": given.get("labels")}
     now = {**facts.recipe, "labels": list(facts.labels)}
     changed = sorted(name for name in was if was[name] != now.get(name))
-    changed = [name for name in changed if name not in ("workers", "init")]
+    changed = [name for name in changed if name not in FREE_FIELDS]
     if changed:
         raise CheckpointError(
             f"{last} was trained with {changed[0]} {was[changed[0]]!r}, now it is "
             f"{now.get(changed[0])!r}; resume as it began, or start anew under another --name"
         )
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    for name in (BEST, LAST):
-        (folder / name).unlink(missing_ok=True)
+    return data
 
 
 def _best_top1(trainer: pl.Trainer) -> float:
@@ -295,20 +231,46 @@ def _best_top1(trainer: pl.Trainer) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
+    shipped = "".join(f"\n  {name:<16}{what}" for name, what in shipped_recipes().items())
     parser = argparse.ArgumentParser(
         prog="python -m train.fit",
-        description=__doc__,
+        description=f"{__doc__}\nshipped recipes:{shipped}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    parser.add_argument("--recipe", default="demo", help="shipped recipe or YAML file")
-    parser.add_argument("--data", type=Path, required=True, help="data folder")
+    parser.add_argument("-h", "--help", action="store_true", help="with --recipe: its fields")
+    parser.add_argument("--recipe", help="shipped recipe or YAML file (default: demo)")
+    parser.add_argument("--data", type=Path, help="data folder or data.yaml (needed)")
     parser.add_argument("--name", help="name of the run (default: the recipe's)")
     parser.add_argument("--out", type=Path, help="folder of the run (default artifacts/NAME)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run's checkpoints")
+    going_on = parser.add_mutually_exclusive_group()
+    going_on.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    going_on.add_argument(
+        "--auto-resume", action="store_true", help="resume if there is a checkpoint (cluster jobs)"
+    )
+    going_on.add_argument("--overwrite", action="store_true", help="replace the run's checkpoints")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--devices", default="auto", help="GPUs or processes (default: what torchrun started, or 1)"
+    )
+    machine.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
+    machine.add_argument(
+        "--accelerator",
+        default="auto",
+        choices=("auto", "cpu", "gpu"),
+        help="default: a GPU if any",
+    )
+    machine.add_argument("--tensorboard", action="store_true", help="write a TensorBoard log too")
+    machine.add_argument(
+        "--save-every-s",
+        type=float,
+        default=THIS_MACHINE.save_every_s,
+        metavar="S",
+        help="seconds between checkpoints within an epoch (default: %(default)g)",
+    )
     return parser
 
 
@@ -319,21 +281,60 @@ def _overrides(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Entry point of `python -m train.fit`."""
-    options = _parser().parse_args(argv)
-    recipe = load_recipe(options.recipe, _overrides(options.set))
-    name = options.name or Path(options.recipe).stem
-    run = options.out or ARTIFACTS / name
-    best = fit(
-        recipe,
-        options.data,
-        run,
-        name=name,
-        resume=options.resume,
-        overwrite=options.overwrite,
+def _hardware(options: argparse.Namespace) -> Hardware:
+    devices = options.devices
+    if devices != "auto":
+        if not devices.isdecimal():
+            raise ValueError(f"--devices must be auto or a number, got {devices!r}")
+        devices = int(devices)
+    return Hardware(
+        devices=devices,
+        nodes=options.nodes,
+        accelerator=options.accelerator,
+        tensorboard=options.tensorboard,
+        save_every_s=options.save_every_s,
     )
-    top1 = read_checkpoint(best)["tdrl"]["metrics"]["val_top1"]
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    """Entry point of `python -m train.fit`."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    overrides = _overrides(options.set)
+    if options.help:
+        described = options.recipe is not None
+        print(describe(options.recipe, overrides) if described else parser.format_help())  # noqa: T201
+        return None
+    if options.data is None:
+        parser.error("the following arguments are required: --data")
+    recipe_name = options.recipe or "demo"
+    recipe = load_recipe(recipe_name, overrides)
+    name = options.name or Path(recipe_name).stem
+    run = options.out or ARTIFACTS / name
+    try:
+        best = fit(
+            recipe,
+            options.data,
+            run,
+            name=name,
+            resume=options.resume
+            or (options.auto_resume and (run / "checkpoint" / LAST).is_file()),
+            overwrite=options.overwrite,
+            hardware=_hardware(options),
+        )
+    except StopRequestedError as err:
+        print(f"{err}; go on with --resume", file=sys.stderr)  # noqa: T201
+        return STATUS_OF_A_SIGNAL + err.signum
+    _print_end(best, run / BROKEN)
+    return None
+
+
+@rank_zero_only
+def _print_end(best: Path, broken: Path) -> None:
+    if broken.is_file():
+        lines = len(broken.read_text(encoding="utf-8").splitlines())
+        print(f"{lines} recordings or clips were left out, see {broken}")  # noqa: T201
+    top1 = read_checkpoint(best)[ENTRY]["metrics"]["val_top1"]
     print(f"best checkpoint {best}: clip top-1 {top1:.1%}; next: make engine")  # noqa: T201
 
 

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from runtime.command import run_command
 from train.data.catalog import load_split, read_labels
-from train.data.clips import ClipRule
-from train.data.loader import ClipLoader, clip_loader
-from train.fit import facts_of
+from train.data.loader import ClipLoader
 from train.module import TdrlModule
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe
+from train.recipe_file import load_recipe
+from train.training_data import facts_of, training_loader
 
 ROUNDS = 5
 READY_BATCHES = 4
@@ -150,21 +150,7 @@ def loader_speed(
     """
     split = load_split(data, "train", read_labels(data, recipe.exclude))
     facts = facts_of(recipe, split, "loader_speed")
-    rule = ClipRule(
-        num_segments=recipe.num_segments,
-        spacing_s=facts.sampling.spacing_s,
-        sampling=recipe.sampling,
-        seed=recipe.seed,
-        random=True,
-    )
-    loader = clip_loader(
-        split.clips(facts.picture, rule),
-        batch_size=recipe.batch_size,
-        shuffle=True,
-        seed=recipe.seed,
-        workers=recipe.workers,
-        drop_last=True,
-    )
+    loader = training_loader(recipe, facts, split)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     step = training_step(recipe, TdrlModule(recipe, facts), device)
     with warnings.catch_warnings():

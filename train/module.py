@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,15 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from runtime.errors import DataError
 from train.checkpoint import ENTRY, Facts
 from train.model.td_loss import temporal_diversity_loss
 from train.model.tdrl import Tdrl
-from train.recipe import Recipe
+from train.optimizer import optimizer_of, schedule_of
+from train.recipe import NormMode, Recipe
 
-GRADIENT_CLIP_NORM = 20.0  # TSM's value
-WARM_UP_SHARE = 0.15
+# keep the draws of a step apart from those of pre-roll, which has the same seed, epoch and batch
+NOISE_STREAM = 1
 
 
 class TdrlModule(pl.LightningModule):
@@ -28,29 +30,60 @@ class TdrlModule(pl.LightningModule):
     Args:
         recipe: The run's recipe.
         facts: What checkpoints shall say about the weights.
+        class_weights: Weights of the classes in the loss, shape (K,); None weighs all clips alike.
+        name_batch: Says what a batch holds, by epoch and number, should its loss be no number.
     """
 
-    def __init__(self, recipe: Recipe, facts: Facts) -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        facts: Facts,
+        *,
+        class_weights: Tensor | None = None,
+        name_batch: Callable[[int, int], str] | None = None,
+    ) -> None:
         super().__init__()
         self.recipe = recipe
         self.facts = facts
         # the layout the CPU's and the GPU's convolutions are fastest in
         self.model = Tdrl(facts.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.train_top1 = MulticlassAccuracy(facts.model.num_classes, average="micro")
         self.val_top1 = MulticlassAccuracy(facts.model.num_classes, average="micro")
+        self._name_batch = name_batch
+        self._unchecked: tuple[Tensor, int, int] | None = None
+        self._run_clip = self.model.run_clip
+        if recipe.compile:
+            self._run_clip = torch.compile(self.model.run_clip)
+        freeze_norms(self.model, recipe.batch_norm)
+
+    def train(self, mode: bool = True) -> TdrlModule:
+        """Training or evaluation mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            freeze_norms(self.model, self.recipe.batch_norm)
+        return self
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch of clips (N, T, 3, H, W) and classes (N,)."""
+        """Loss of one batch of clips (N, T, 3, H, W) and classes (N,).
+
+        Raises:
+            DataError: The loss is not a number.
+        """
         clip, label = batch
-        logits, run = self.model.run_clip(clip, self._pre_roll_state(clip, batch_idx))
+        self._seed_step(batch_idx)
+        logits, run = self._run_clip(clip, self._pre_roll_state(clip, batch_idx))
         mean_logits = logits.float().mean(1)
-        loss: Tensor = self.loss(mean_logits, label)
+        loss = self._classification_loss(mean_logits, label)
         if self.recipe.td_loss > 0:
             taps = [tap.unflatten(0, clip.shape[:2]) for tap in run.taps]
             ratio = self.recipe.td_ratio
             diversity = [temporal_diversity_loss(tap, ratio=ratio) for tap in taps]
             loss = loss + self.recipe.td_loss * torch.stack(diversity).sum()
+        self._check_later(loss, batch_idx)
         self.train_top1(mean_logits, label)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
@@ -61,30 +94,72 @@ class TdrlModule(pl.LightningModule):
         clip, label = batch
         mean_logits = self.model(clip).float().mean(1)
         self.val_top1(mean_logits, label)
-        self.log("val/loss", self.loss(mean_logits, label))
+        self.log("val/loss", self.loss(mean_logits, label), sync_dist=True)
         self.log("val/top1", self.val_top1, prog_bar=True)
 
+    def on_train_epoch_end(self) -> None:
+        """The epoch's last loss is checked before the epoch counts.
+
+        Raises:
+            DataError: It is not a number.
+        """
+        self.check_loss()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with one cycle; biases, batch norms and gates' vectors are not decayed."""
-        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.recipe.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=self.recipe.learning_rate,
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.recipe.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=WARM_UP_SHARE,
-        )
+        """The recipe's optimiser and schedule, one step an update."""
+        clips = self.recipe.batch_size * self.recipe.accumulate * self.trainer.world_size
+        optimizer = optimizer_of(self.model, self.recipe, clips)
+        num_updates = int(self.trainer.estimated_stepping_batches)
+        schedule = schedule_of(optimizer, self.recipe, num_updates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def check_loss(self) -> None:
+        """Look at the last step's loss, if nobody has.
+
+        Raises:
+            DataError: It is not a number; names the batch.
+        """
+        if self._unchecked is None:
+            return
+        loss, epoch, batch_idx = self._unchecked
+        self._unchecked = None
+        if not torch.isfinite(loss):
+            held = "" if self._name_batch is None else f" ({self._name_batch(epoch, batch_idx)})"
+            raise DataError(
+                f"the loss is {float(loss)} at epoch {epoch + 1}, batch {batch_idx + 1}{held}; the "
+                "last good checkpoint is kept; look at these clips, or set a lower learning_rate "
+                "or precision: fp32"
+            )
+
+    def _check_later(self, loss: Tensor, batch_idx: int) -> None:
+        """On a GPU the step before is looked at, so that nothing waits for the device."""
+        self.check_loss()
+        self._unchecked = (loss.detach(), self.current_epoch, batch_idx)
+        if loss.device.type == "cpu":
+            self.check_loss()
+
+    def _classification_loss(self, mean_logits: Tensor, label: Tensor) -> Tensor:
+        if self.class_weights is None:
+            loss: Tensor = self.loss(mean_logits, label)
+            return loss
+        each = nn.functional.cross_entropy(
+            mean_logits, label, label_smoothing=self.recipe.label_smoothing, reduction="none"
+        )
+        # a plain mean: a batch of rare classes counts more than one of frequent ones
+        return (each * self.class_weights[label]).mean()
+
+    def _seed_step(self, batch_idx: int) -> None:
+        """Dropout comes from (seed, epoch, batch, process): it is the same after a restart."""
+        key = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank, NOISE_STREAM)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the facts beside the weights."""
+        """Put the facts beside the weights.
+
+        Raises:
+            DataError: The last loss was not a number: such weights are not worth keeping.
+        """
+        self.check_loss()
         checkpoint[ENTRY] = self.facts.to_json()
 
     def _pre_roll_state(self, clip: Tensor, batch_idx: int) -> list[Tensor] | None:
@@ -95,14 +170,25 @@ class TdrlModule(pl.LightningModule):
         earlier = torch.cat((clip.roll(2, 0), clip.roll(1, 0)), dim=1)
         count = int(rng.integers(1, earlier.shape[1] + 1))
         with torch.no_grad(), frozen_statistics(self.model):
-            _, run = self.model.run_clip(earlier[:, -count:])
+            _, run = self._run_clip(earlier[:, -count:])
         return self.model.pack_state(run.states_out)
+
+
+def freeze_norms(model: Tdrl, mode: NormMode) -> None:
+    """Put batch norms out of training: all but the first (TSN's partial BN), all, or none.
+
+    A frozen one normalises by its running statistics and learns nothing.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    frozen = {"train": [], "partial": norms[1:], "frozen": norms}[mode]
+    for norm in frozen:
+        norm.eval().requires_grad_(False)
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms use the batch's statistics and do not remember them."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms]
     for norm in norms:

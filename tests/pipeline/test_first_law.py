@@ -29,7 +29,7 @@ from train.evaluate import load_clips
 from train.fit import fit
 from train.live_evaluation import TorchSession, bundle_of, decide_tape
 from train.model.tdrl import Tdrl
-from train.recipe import load_recipe
+from train.recipe_file import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {"epochs": "1", "batch_size": "4", "height_px": "32", "width_px": "32"}

@@ -56,10 +56,13 @@ def precise_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl
 
 
 def enliven(model: Tdrl, picture_px: int = 32) -> None:
+    gates = sum(isinstance(module, Pem | MotionEnhancement) for module in model.modules())
+    # dozens of wild gates in a row make a chaotic net, in which rounding grows 100 000-fold
+    liveliness = min(1.0, 8 / max(gates, 1))
     for module in model.modules():
         if isinstance(module, Pem | MotionEnhancement):
-            nn.init.normal_(module.attend.weight, std=1.0)
-            nn.init.normal_(module.attend.bias, std=0.5)
+            nn.init.normal_(module.attend.weight, std=liveliness)
+            nn.init.normal_(module.attend.bias, std=0.5 * liveliness)
         if isinstance(module, TemporalInteraction):
             with torch.no_grad():
                 module.taps.add_(torch.empty_like(module.taps).uniform_(-0.4, 0.4))

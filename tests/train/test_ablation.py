@@ -7,7 +7,7 @@ import pytest
 from runtime.errors import DataError
 from train import ablation
 from train.ablation import ROWS, Outcome, ablate, chosen_rows, table, write_page
-from train.recipe import load_recipe
+from train.recipe_file import load_recipe
 
 TSM, TDRL = chosen_rows("tsm,tdrl")
 

@@ -280,7 +280,7 @@ def test_torchvision_weights_start_the_backbone(tmp_path):
     model = Tdrl(ModelConfig(backbone="resnet18", num_classes=4, unit=UNITS["pem"]))
     initialise(model, tmp_path / "resnet18.pth")
     given = plain.backbone.state_dict()["layer1.0.conv1.weight"]
-    assert torch.equal(model.backbone.blocks()[0].conv1.weight, 2 * given)
+    assert torch.equal(model.backbone.blocks()[0].gated_convolution.weight, 2 * given)
 
 
 # ---- what a user can do wrong

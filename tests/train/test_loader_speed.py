@@ -6,7 +6,7 @@ import pytest
 from train.data.clips import ArrayClipSet, ClipRule, KeptClips
 from train.data.loader import clip_loader
 from train.loader_speed import LoaderSpeed, Speed, main, measure
-from train.recipe import RECIPE_FOLDER
+from train.recipe_file import RECIPE_FOLDER
 
 RULE = ClipRule(4, 0.5, "segments")
 

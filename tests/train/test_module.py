@@ -195,7 +195,7 @@ def test_frozen_statistics_use_the_batch_and_forget_it():
     first = {
         name: before[f"backbone.bn1.{name}"] for name in ("num_batches_tracked", "running_mean")
     }
-    after = model.backbone.bn1.state_dict()
+    after = model.backbone.get_submodule("bn1").state_dict()
     assert after["num_batches_tracked"] == first["num_batches_tracked"] + 1
     assert not torch.equal(after["running_mean"], first["running_mean"])
 
@@ -204,6 +204,7 @@ def test_frozen_statistics_thaw_after_an_error():
     model = Tdrl(lively_model("tiny", UNITS["pem"]).config)
     with pytest.raises(RuntimeError, match="boom"), frozen_statistics(model):
         raise RuntimeError("boom")
-    norm = model.backbone.bn1
+    norm = model.backbone.get_submodule("bn1")
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.momentum == 0.1
     assert norm.num_batches_tracked is not None

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from runtime.errors import DataError
-from train.recipe import RECIPE_FOLDER, Recipe, load_recipe
+from train.recipe import Recipe
+from train.recipe_file import RECIPE_FOLDER, load_recipe
 
 SHIPPED = sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
 

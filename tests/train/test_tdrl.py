@@ -292,7 +292,9 @@ def test_the_order_of_pem_and_tm_matters():
 def test_normalisation_is_imagenets_and_part_of_the_model():
     model = lively_model("tiny", CAUSAL)
     seen = []
-    hook = model.backbone.conv1.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    hook = model.backbone.get_submodule("conv1").register_forward_pre_hook(
+        lambda _, x: seen.append(x[0])
+    )
     clip = pictures(1, 2)
     logits = model(clip)
     hook.remove()

@@ -13,12 +13,12 @@ from train.model.teinet import (
     TemporalEnhancementInteraction,
     TemporalInteraction,
 )
-from train.model.temporal import TemporalShift, TemporalState
+from train.model.temporal import TemporalModule, TemporalShift, TemporalState, given
 from train.model.unit import UnitConfig
 
 ROWS, CHANNELS, HEIGHT, WIDTH = 2, 12, 2, 3
 EXACT = 1e-10
-MODULES = {
+MODULES: dict[str, type[TemporalModule]] = {
     "tim": TemporalInteraction,
     "mem": MotionEnhancement,
     "tei": TemporalEnhancementInteraction,
@@ -212,7 +212,7 @@ def test_a_fresh_mem_changes_nothing_and_learns(form):
     gated, _ = run(mem, clip)
     assert torch.equal(gated, clip)
     gated.square().sum().backward()
-    assert mem.attend.weight.grad.any()
+    assert given(mem.attend.weight.grad).any()
 
 
 def fresh_model(plain, **unit):

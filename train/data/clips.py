@@ -170,9 +170,7 @@ class VideoClipSet(Dataset[Item]):
         if not self._broken[number]:
             self._broken[number] = True
             if self.broken_list is not None:
-                self.broken_list.parent.mkdir(parents=True, exist_ok=True)
-                with self.broken_list.open("a", encoding="utf-8") as file:
-                    file.write(one_line(err) + "\n")
+                _list_once(self.broken_list, one_line(err))
         if self.num_broken > MAX_BROKEN * len(self.segments):
             raise DataError(
                 f"{self.num_broken} of {len(self.segments)} clips cannot be read, at most "
@@ -250,13 +248,26 @@ class EpochSampler(Sampler[Key]):
         """Items of this rank in a whole epoch."""
         return -(-self.size // self.num_ranks)
 
-    def __iter__(self) -> Iterator[Key]:
+    def whole_epoch(self) -> list[Key]:
+        """This rank's items of the epoch, those too that `start_at` leaves out."""
         order = np.arange(self.size)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         share = np.resize(order, len(self) * self.num_ranks)[self.rank :: self.num_ranks]
+        return [(self.epoch, int(index)) for index in share]
+
+    def __iter__(self) -> Iterator[Key]:
         first = self._start[1] if self._start[0] == self.epoch else 0
-        return iter([(self.epoch, int(index)) for index in share[first:]])
+        return iter(self.whole_epoch()[first:])
+
+
+def _list_once(path: Path, line: str) -> None:
+    """Add a line to a list; a resumed run does not say it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and line in path.read_text(encoding="utf-8").splitlines():
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def span_of(segment: VideoSegment, reader: FrameReader) -> tuple[float, float]:

@@ -52,6 +52,23 @@ class Split:
             chosen = located([chosen[i * len(chosen) // count] for i in range(count)])
         return [s.end_s - s.start_s for s in chosen if s.end_s is not None]
 
+    @property
+    def clip_labels(self) -> list[int]:
+        """Class index of every clip, in the order of the set."""
+        if self.arrays is not None:
+            return [label for _, _, label in self._array_items(self.arrays)]
+        return [segment.label for segment in self.segments]
+
+    def name_of(self, item: int) -> str:
+        """One clip for people: its recording and where it starts, or its number."""
+        if self.arrays is not None:
+            clip, backwards, label = self._array_items(self.arrays)[item]
+            way = " backwards" if backwards else ""
+            return f"clip {clip}{way} ({self.labels[label]})"
+        segment = self.segments[item]
+        start = f" from {segment.start_s:g} s" if segment.start_s else ""
+        return f"{segment.path}{start} ({self.labels[segment.label]})"
+
     def located(self) -> tuple[VideoSegment, ...]:
         """The segments with their ends; whole files are opened, unreadable ones are left out.
 

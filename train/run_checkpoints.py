@@ -1,0 +1,202 @@
+"""A run's checkpoints: the best, the last, and the way back from any interruption.
+
+`best.ckpt` is the epoch with the highest validation accuracy. `last.ckpt` is written after every
+epoch, every ten minutes within one, and when somebody asks the run to stop; a resumed run goes on
+from there and ends where the uninterrupted one ends, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from runtime.errors import CheckpointError
+from runtime.files import whole_file
+
+BEST = "best.ckpt"
+LAST = "last.ckpt"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequestedError(Exception):
+    """Somebody asked the run to stop (Ctrl-C, SIGTERM).
+
+    Args:
+        signum: The signal.
+        where: How far the run has come, for people.
+        is_saved: Whether `last.ckpt` holds all of that.
+    """
+
+    def __init__(self, signum: int, where: str, *, is_saved: bool) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} {where}")
+        self.signum = signum
+        self.is_saved = is_saved
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Whole checkpoints or none: the older one survives a full disk and a power cut."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, then rename it into place.
+
+        Raises:
+            CheckpointError: The disk is full, or the folder cannot be written.
+        """
+        target = Path(path)
+        try:
+            with whole_file(target) as part, part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as err:
+            # torch wraps what the disk says in an error of its own
+            cause = err if isinstance(err, OSError) else err.__context__ or err
+            kept = "the checkpoint before it is kept" if target.is_file() else "none is there yet"
+            raise CheckpointError(
+                f"{target} cannot be written: {cause}; {kept}; make room and go on with --resume"
+            ) from err
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Knows its checkpoints again where the run's folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state that a resumed run left, with its paths as they are now."""
+        then, now = state_dict["dirpath"], str(self.dirpath)
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: state_dict[name].replace(then, now) for name in paths}
+        best = {path.replace(then, now): s for path, s in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": now})
+
+
+def keep_best(folder: Path) -> ModelCheckpoint:
+    """Keeps the epoch with the highest validation accuracy."""
+    return RunCheckpoint(
+        folder,
+        filename=Path(BEST).stem,
+        monitor="val/top1",
+        mode="max",
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+
+
+def keep_last(folder: Path) -> ModelCheckpoint:
+    """Keeps every epoch's end; Lightning's `save_last` does so only where it is the best."""
+    return RunCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False)
+
+
+class KeepGoing(pl.Callback):
+    """Saves within an epoch, and stops between two updates when a signal asks for it.
+
+    Args:
+        folder: Where `last.ckpt` is.
+        every_s: Seconds between two checkpoints within an epoch.
+    """
+
+    def __init__(self, folder: Path, *, every_s: float) -> None:
+        self._path = folder / LAST
+        self._every_s = every_s
+        self._saved_at = time.monotonic()
+        self._signum: int | None = None
+        self._usual: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals; `release` gives them back."""
+        self._saved_at = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                self._usual[signum] = signal.signal(signum, self._note)
+
+    def release(self) -> None:
+        """Signals mean again what they meant before."""
+        while self._usual:
+            signum, handler = self._usual.popitem()
+            signal.signal(signum, handler)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where it is time, between two updates and before the epoch's end.
+
+        Raises:
+            StopRequestedError: A signal came.
+        """
+        done = batch_idx + 1
+        if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
+            return
+        wants_stop = self._agreed(trainer, self._signum is not None)
+        is_due = time.monotonic() - self._saved_at >= self._every_s
+        if not wants_stop and not self._agreed(trainer, is_due):
+            return
+        trainer.save_checkpoint(self._path)
+        self._saved_at = time.monotonic()
+        if wants_stop:
+            self._stop(f"after batch {done} of epoch {trainer.current_epoch + 1}", is_saved=True)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """An epoch's end is a checkpoint: a signal that came since stops here.
+
+        Raises:
+            StopRequestedError: A signal came.
+        """
+        if self._agreed(trainer, self._signum is not None):
+            self._stop(f"after epoch {trainer.current_epoch}", is_saved=self._path.is_file())
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A validation is not waited for.
+
+        Raises:
+            StopRequestedError: A signal came.
+        """
+        if self._agreed(trainer, self._signum is not None):
+            where = f"in the validation after epoch {trainer.current_epoch + 1}"
+            self._stop(where, is_saved=False)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            # asked twice: at once, from the last checkpoint
+            self.release()
+            raise KeyboardInterrupt
+        self._signum = signum
+
+    def _stop(self, where: str, *, is_saved: bool) -> None:
+        raise StopRequestedError(self._signum or signal.SIGTERM, where, is_saved=is_saved)
+
+    @staticmethod
+    def _agreed(trainer: pl.Trainer, wish: bool) -> bool:
+        """All processes do the same thing at the same batch."""
+        if trainer.world_size == 1:
+            return wish
+        return bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
+
+
+def batches_done(checkpoint: dict[str, Any]) -> tuple[int, int]:
+    """Epoch and finished batches of it, of a checkpoint that a run left."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return int(checkpoint["epoch"]), int(progress["current"]["processed"])

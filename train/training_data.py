@@ -1,0 +1,177 @@
+"""A recipe's view of a data set: what the checkpoint says of it, and the loaders of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from runtime.preprocess import PictureRule
+from runtime.sampling import ClipLengths, SamplingContract, window_from_lengths
+from train.checkpoint import Facts
+from train.data.augment import AugmentRule
+from train.data.clips import ClipRule, KeptClips
+from train.data.flips import flip_map
+from train.data.loader import ClipLoader, clip_loader
+from train.data.split import Split
+from train.model.tdrl import ModelConfig
+from train.recipe import Recipe
+
+EVALUATION_BATCH = 64
+KEPT_BYTES = 512 << 20  # validation clips up to this size are decoded once
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which of the processes of a run this is."""
+
+    number: int = 0
+    count: int = 1
+
+
+ALONE = Rank()
+
+
+def facts_of(recipe: Recipe, train: Split, name: str) -> Facts:
+    """What the checkpoint will say: architecture, labels, picture rule, sampling contract.
+
+    Raises:
+        ValueError: No such model or picture.
+        DataError: The clips' lengths cannot be measured.
+    """
+    lengths_s = train.lengths_s
+    window_s = recipe.window_s or window_from_lengths(lengths_s)
+    return Facts(
+        name=name,
+        model=ModelConfig(
+            backbone=recipe.backbone,
+            num_classes=len(train.labels),
+            unit=recipe.unit(),
+            dropout=recipe.dropout,
+        ),
+        labels=train.labels,
+        picture=PictureRule(height_px=recipe.height_px, width_px=recipe.width_px, crop=recipe.crop),
+        sampling=SamplingContract(
+            num_segments=recipe.num_segments,
+            window_s=window_s,
+            consensus_len=recipe.num_segments,
+            clip_lengths=ClipLengths.of(lengths_s),
+        ),
+        recipe=recipe.to_json(),
+    )
+
+
+def training_loader(
+    recipe: Recipe,
+    facts: Facts,
+    split: Split,
+    *,
+    rank: Rank = ALONE,
+    broken_list: Path | None = None,
+) -> ClipLoader:
+    """Training clips as the recipe varies them, in a new order every epoch.
+
+    Args:
+        recipe: The run's recipe.
+        facts: What `facts_of` made of it.
+        split: The training clips.
+        rank: The share of this process.
+        broken_list: File that gets a line for every clip that cannot be read.
+
+    Raises:
+        DataError: Fewer clips than one batch, or arrays of another size.
+    """
+    rule = ClipRule(
+        num_segments=recipe.num_segments,
+        spacing_s=facts.sampling.spacing_s,
+        sampling=recipe.sampling,
+        seed=recipe.seed,
+        random=True,
+    )
+    clips = split.clips(
+        facts.picture,
+        rule,
+        augment_rule(recipe, split.labels),
+        cache=None if recipe.cache is None else Path(recipe.cache),
+        broken_list=broken_list,
+    )
+    return clip_loader(
+        clips,
+        batch_size=recipe.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        workers=recipe.workers,
+        rank=rank.number,
+        num_ranks=rank.count,
+        drop_last=True,
+    )
+
+
+def validation_loader(
+    recipe: Recipe,
+    facts: Facts,
+    split: Split,
+    *,
+    rank: Rank = ALONE,
+    broken_list: Path | None = None,
+) -> ClipLoader:
+    """Validation clips, the same in every epoch; see `training_loader`."""
+    rule = ClipRule(
+        num_segments=recipe.num_segments,
+        spacing_s=facts.sampling.spacing_s,
+        sampling=recipe.validation,
+        seed=recipe.seed,
+    )
+    clips = split.clips(
+        facts.picture,
+        rule,
+        cache=None if recipe.cache is None else Path(recipe.cache),
+        broken_list=broken_list,
+    )
+    kept_bytes = len(clips) * recipe.num_segments * 3 * recipe.height_px * recipe.width_px
+    is_kept = kept_bytes <= KEPT_BYTES
+    return clip_loader(
+        KeptClips(clips) if is_kept else clips,
+        batch_size=EVALUATION_BATCH,
+        shuffle=False,
+        seed=recipe.seed,
+        # what is kept is kept in the process that trains
+        workers=0 if is_kept else recipe.workers,
+        rank=rank.number,
+        num_ranks=rank.count,
+    )
+
+
+def augment_rule(recipe: Recipe, labels: tuple[str, ...]) -> AugmentRule | None:
+    """How training clips are varied; None where they are not."""
+    if not (recipe.multi_scale_crop or recipe.flip or recipe.jitter):
+        return None
+    return AugmentRule(
+        multi_scale_crop=recipe.multi_scale_crop,
+        flip=recipe.flip,
+        flip_map=flip_map(labels) if recipe.flip else {},
+        seed=recipe.seed,
+        jitter=recipe.jitter,
+    )
+
+
+def class_weights(split: Split) -> Tensor:
+    """Weights (K,) that give every class the same share in the loss, on average 1 a clip."""
+    counts = torch.zeros(len(split.labels))
+    for label in split.clip_labels:
+        counts[label] += 1
+    return counts.sum() / (len(counts) * counts.clamp_min(1))
+
+
+def clips_of_batch(loader: ClipLoader, epoch: int, batch_idx: int, split: Split) -> str:
+    """What a training batch of this process holds, for people: its first three clips."""
+    sampler = loader.clip_sampler
+    sampler.set_epoch(epoch)
+    size = loader.batch_size or 1
+    order = [item for _, item in sampler.whole_epoch()]
+    items = order[batch_idx * size : (batch_idx + 1) * size]
+    names = [split.name_of(item) for item in items[:3]]
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(names) + more
