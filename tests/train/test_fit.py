@@ -123,7 +123,7 @@ def test_ctrl_c_leaves_a_last_checkpoint_from_which_the_run_goes_on_bit_for_bit(
     assert signal.getsignal(signal.SIGINT) is usual
     _, facts = load_checkpoint(tmp_path / "checkpoint" / LAST)
     assert facts.labels == LABELS
-    assert steps_of(tmp_path) == 10
+    assert steps_of(tmp_path) == 10 + 4, "the step that Ctrl-C came in is finished and saved"
     monkeypatch.undo()
     best = fit(recipe, tiny_data, tmp_path, name="trained", resume=True)
     assert_same_weights(tmp_path, trained)
@@ -131,16 +131,19 @@ def test_ctrl_c_leaves_a_last_checkpoint_from_which_the_run_goes_on_bit_for_bit(
     assert len(list((tmp_path / "logs").rglob("metrics.csv"))) == 2, "the first part's log stays"
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_nothing_to_resume(
-    tiny_data, recipe, tmp_path, interrupt, capsys
+def test_ctrl_c_in_the_first_epoch_is_resumed_too(
+    tiny_data, tmp_path, interrupt, capsys, monkeypatch
 ):
     interrupt(epoch=0, step=1)
     argv = ["--recipe", "demo", "--data", str(tiny_data), "--out", str(tmp_path)]
     small = [f"--set={name}={value}" for name, value in SMALL.items()]
     assert run_command(lambda: main([*argv, *small])) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == "interrupted"
-    with pytest.raises(CheckpointError, match="nothing to resume: no checkpoint at"):
-        fit(recipe, tiny_data, tmp_path, name="x", resume=True)
+    assert steps_of(tmp_path) == 2
+    assert not (tmp_path / "checkpoint" / BEST).exists()
+    monkeypatch.undo()
+    assert run_command(lambda: main([*argv, *small, "--auto-resume"])) == 0
+    assert steps_of(tmp_path) == 10
 
 
 SMALL = {"height_px": 32, "width_px": 32, "num_segments": 4, "epochs": 1, "batch_size": 8}
@@ -162,7 +165,7 @@ def test_a_moved_run_still_knows_its_best(tiny_data, recipe, tmp_path, interrupt
     interrupt(epoch=2, step=0)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, tiny_data, tmp_path / "a", name="x")
-    assert [steps_of(tmp_path / "a", name) for name in (BEST, LAST)] == [10, 20]
+    assert [steps_of(tmp_path / "a", name) for name in (BEST, LAST)] == [10, 21]
     (tmp_path / "a").rename(tmp_path / "b")
     interrupt(epoch=-1, step=0)
     best = fit(recipe, tiny_data, tmp_path / "b", name="x", resume=True)
@@ -289,14 +292,17 @@ def test_torchvision_weights_start_the_backbone(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--data", "gone"], "labels.txt not found; it lists one class a line"),
+        (["--data", "gone"], "gone"),
         (["--recipe", "demp"], "no recipe 'demp'; shipped recipes:"),
         (["--set", "epochs"], "--set wants FIELD=VALUE, got 'epochs'"),
         (["--set", "epoch=3"], "has an unknown field 'epoch'; did you mean epochs?"),
         (["--set", "epochs=none"], "epochs must be a number, got 'none'"),
-        (["--set", "temporal=tim"], "temporal must be one of none, tsm, got 'tim'"),
+        (
+            ["--set", "temporal=gru"],
+            "temporal must be one of none, tsm, tim, mem, tei, vsn, got 'gru'",
+        ),
         (["--set", "exclude=[stil]"], "exclude names 'stil', which"),
-        (["--set", "init=gone.ckpt"], "no checkpoint at gone.ckpt"),
+        (["--set", "init=gone.ckpt"], "init 'gone.ckpt' is no file here"),
         (["--set", "batch_size=8"], "the training arrays hold 32×32 pictures, the recipe asks for"),
         (["--set", "height_px=4"], "height_px must be >= 8, got 4"),
         (["--resume"], "nothing to resume: no checkpoint at"),
@@ -318,10 +324,10 @@ def test_the_command_itself_shows_no_traceback(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith(f"error: {tmp_path}/labels.txt not found")
+    assert line.startswith(f"error: {tmp_path} holds data of no known format; known are: own (")
 
 
 def test_fewer_clips_than_a_batch_are_refused(tiny_data, recipe, tmp_path):
-    message = "80 training clips are fewer than one batch of 128; add clips or set batch_size lower"
+    message = "80 clips are fewer than one batch of 128; add clips or set batch_size lower"
     with pytest.raises(DataError, match=message):
         fit(replace(recipe, batch_size=128), tiny_data, tmp_path, name="x")

@@ -7,6 +7,7 @@ from tests.train.models import assert_equal
 from train.model.pem import Pem
 
 CHANNELS, SIDE = 24, 3
+EXACT = 1e-10
 
 
 def make_pem(**options):
@@ -50,32 +51,46 @@ def by_hand(pem, clip, *, lookahead, start=None, past=None):
         m = (1 - g) * m + g * d[t]
         a = sigmoid(weights["attend.weight"] @ m + weights["attend.bias"])
         gated.append(frames[t] * a[:, None, None])
-    return torch.from_numpy(np.stack(gated)).float(), m, f1[-1]
+    return torch.from_numpy(np.stack(gated)), torch.from_numpy(np.concatenate([m, f1[-1]]))
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 5])
 def test_causal_form_is_the_equations(num_frames):
-    pem = make_pem()
-    x = block_input(3, num_frames)
+    pem = make_pem().double()
+    x = block_input(3, num_frames).double()
     gated, state = pem(x, num_frames, None)
+    again, _ = pem(x, num_frames, state)
     for row, clip in enumerate(x.unflatten(0, (3, num_frames))):
-        expected, motion, f1 = by_hand(pem, clip, lookahead=False)
-        assert_equal(gated.unflatten(0, (3, num_frames))[row], expected)
-        assert_equal(state[row], torch.from_numpy(np.concatenate([motion, f1])).float())
+        expected, left = by_hand(pem, clip, lookahead=False)
+        assert_equal(gated.unflatten(0, (3, num_frames))[row], expected, relative=EXACT)
+        assert_equal(state[row], left, relative=EXACT)
+        motion, past = left.numpy()[: pem.hidden], left.numpy()[pem.hidden :]
+        expected, _ = by_hand(pem, clip, lookahead=False, start=motion, past=past)
+        assert_equal(again.unflatten(0, (3, num_frames))[row], expected, relative=EXACT)
+
+
+@pytest.mark.parametrize("form", ["causal", "lookahead"])
+def test_float32_is_the_equations_up_to_rounding(form):
+    pem = make_pem(form=form)
+    x = block_input(2, 5)
+    gated, _ = pem(x, 5, None)
+    for row, clip in enumerate(x.unflatten(0, (2, 5))):
+        expected, _ = by_hand(pem, clip, lookahead=form == "lookahead")
+        assert_equal(gated.unflatten(0, (2, 5))[row].double(), expected)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 5])
 @pytest.mark.parametrize("start_motion", ["zeros", "last_difference"])
 def test_lookahead_form_is_the_papers_equations(num_frames, start_motion):
     """One frame ahead, d_T = 1, and m_0 either zeros or d_{T-1}."""
-    pem = make_pem(form="lookahead", start_motion=start_motion)
-    x = block_input(2, num_frames)
+    pem = make_pem(form="lookahead", start_motion=start_motion).double()
+    x = block_input(2, num_frames).double()
     gated, _ = pem(x, num_frames, None)
     # a clip of one frame has no d_{T-1}: zeros
     start = start_motion if start_motion == "last_difference" and num_frames > 1 else None
     for row, clip in enumerate(x.unflatten(0, (2, num_frames))):
-        expected, _, _ = by_hand(pem, clip, lookahead=True, start=start)
-        assert_equal(gated.unflatten(0, (2, num_frames))[row], expected)
+        expected, _ = by_hand(pem, clip, lookahead=True, start=start)
+        assert_equal(gated.unflatten(0, (2, num_frames))[row], expected, relative=EXACT)
 
 
 def test_the_two_starts_differ():
@@ -160,12 +175,19 @@ def test_parameter_count():
 def test_autocast_keeps_the_recurrence_in_float32(form):
     pem = make_pem(form=form)
     x = block_input(2, 5).bfloat16()
+    logits: list[torch.Tensor] = []  # of the gate: behind the whole recurrence
+    pem.attend.register_forward_hook(lambda _, __, out: logits.append(out))
     expected, state = pem(x.float(), 5, None)
     with torch.autocast("cpu", torch.bfloat16):
         gated, cast_state = pem(x, 5, None)
     assert gated.dtype == torch.bfloat16
-    assert cast_state.dtype == torch.float32
-    assert torch.equal(cast_state, state)
+    assert [out.dtype for out in logits] == [torch.float32] * 2
+    assert torch.equal(*logits)
+    if form == "causal":
+        assert cast_state.dtype == torch.float32
+        assert torch.equal(cast_state, state)
+    else:
+        assert cast_state is None
     # one rounding of the product and one of the gate, not of the recurrence
     assert_equal(gated.float(), expected, relative=2**-7)
 

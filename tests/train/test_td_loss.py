@@ -39,11 +39,15 @@ def random_features(*shape, seed=0):
 )
 def test_equals_the_double_loop_over_pairs(shape, num_frames, ratio, zeros, seed):
     N, _, C, H, W = shape
-    features = random_features(N, num_frames, C, H, W, seed=seed)
+    features = random_features(N, num_frames, C, H, W, seed=seed).double()
     for n, t, c in zeros:
         features[n % N, t % num_frames, c % C] = 0
-    loss = temporal_diversity_loss(features, ratio=ratio)
-    assert float(loss) == pytest.approx(by_hand(features, ratio), abs=1e-5)
+    expected = by_hand(features, ratio)
+    exact = temporal_diversity_loss(features, ratio=ratio)
+    assert exact.dtype == torch.float64
+    assert float(exact) == pytest.approx(expected, abs=1e-10)
+    rounded = temporal_diversity_loss(features.float(), ratio=ratio)
+    assert float(rounded) == pytest.approx(expected, abs=1e-5)
 
 
 def test_equal_frames_cost_one_a_channel_and_opposite_ones_minus_one():
@@ -98,6 +102,16 @@ def test_size_of_the_features_does_not_matter_under_autocast_either():
         loss = temporal_diversity_loss(features)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
+
+
+def test_features_in_bfloat16_are_compared_in_float32():
+    features = random_features(2, 4, 8, 5, 5).bfloat16()
+    expected = temporal_diversity_loss(features.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = temporal_diversity_loss(features)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+    assert torch.equal(temporal_diversity_loss(features), expected)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.5, 1.01])

@@ -2,8 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.train.models import (
     NUM_CLASSES,
@@ -14,6 +12,7 @@ from tests.train.models import (
     pictures,
     unrolled,
 )
+from train.model.backbones.table import BACKBONES
 from train.model.td_loss import temporal_diversity_loss
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import Pass, UnitConfig
@@ -27,67 +26,7 @@ def small_model(**options):
     return Tdrl(ModelConfig(**{"backbone": "tiny", "num_classes": NUM_CLASSES, **options})).eval()
 
 
-# ---- the first law: steps == clip
-
-
-# rounding alone: a plain ResNet-50 of random weights differs as much between batch sizes
-ROUNDING = {"tiny": 5e-6, "resnet18": 5e-5, "resnet50": 5e-4}
-SMALL = (("tiny", 1), ("tiny", 3), ("resnet18", 2))
-
-
-@pytest.mark.parametrize(
-    ("backbone", "unit", "rows"),
-    [
-        *((backbone, unit, rows) for backbone, rows in SMALL for unit in UNITS),
-        *(("resnet50", unit, 2) for unit in ("tsm", "pem-tsm", "tsm-pem")),
-    ],
-)
-@torch.no_grad()
-def test_unrolled_steps_equal_the_clip(backbone, unit, rows):
-    model = lively_model(backbone, UNITS[unit])
-    clip = pictures(rows, 4)
-    expected, run = model.run_clip(clip)
-    logits, state = unrolled(model, clip)
-    assert_equal(logits, expected, relative=ROUNDING[backbone])
-    for after, left in zip(state, model.pack_state(run.states_out), strict=True):
-        assert_equal(after, left, relative=ROUNDING[backbone])
-
-
-@pytest.mark.parametrize(
-    ("backbone", "unit"),
-    [("resnet50", "pem-tsm"), *(("tiny", name) for name in UNITS if name != "plain")],
-)
-@torch.no_grad()
-def test_the_past_reaches_the_logits(backbone, unit):
-    """Without this, the law above would hold for a model that has no memory."""
-    model = lively_model(backbone, UNITS[unit])
-    clip = pictures(1, 5)
-    with_past, alone = model(clip)[:, -1], model(clip[:, -1:])[:, 0]
-    assert (with_past - alone).abs().max() > 0.1
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    parts=st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=5),
-    unit=st.sampled_from(["tsm", "pem-tsm", "tsm-pem"]),
-    rows=st.integers(1, 2),
-    seed=st.integers(0, 9),
-)
-@torch.no_grad()
-def test_a_stream_cut_anywhere_into_clips_and_steps_is_one_clip(parts, unit, rows, seed):
-    model = lively_model("tiny", UNITS[unit])
-    clip = pictures(rows, sum(length for length, _ in parts), seed=seed)
-    logits, state = [], None
-    for part, (_, stepwise) in zip(
-        clip.split([length for length, _ in parts], dim=1), parts, strict=True
-    ):
-        if stepwise:
-            part_logits, state = unrolled(model, part, state)
-        else:
-            part_logits, run = model.run_clip(part, state)
-            state = model.pack_state(run.states_out)
-        logits.append(part_logits)
-    assert_equal(torch.cat(logits, dim=1), model(clip), relative=2e-5)
+# ---- precision and rows (the first law is in test_first_law.py)
 
 
 def test_under_autocast_a_carried_state_still_trains():
@@ -113,18 +52,6 @@ def test_rows_of_a_batch_do_not_meet():
     together, _ = unrolled(model, clip)
     for row in range(3):
         assert_equal(together[row : row + 1], model(clip[row : row + 1]), relative=2e-5)
-
-
-@torch.no_grad()
-def test_causal_logits_see_no_later_frame():
-    clip = pictures(1, 6)
-    changed = clip.clone()
-    changed[:, 4] = 255 - changed[:, 4]
-    causal = lively_model("tiny", CAUSAL)
-    assert torch.equal(causal(clip)[:, :4], causal(changed)[:, :4])
-    assert not torch.allclose(causal(clip)[:, 4:], causal(changed)[:, 4:])
-    lookahead = lively_model("tiny", LOOKAHEAD)
-    assert not torch.allclose(lookahead(clip)[:, 3], lookahead(changed)[:, 3])
 
 
 # ---- state
@@ -177,32 +104,13 @@ def test_a_state_of_another_model_is_refused():
         lively_model("tiny", UNITS["plain"]).run_clip(frame[:, None], state)
 
 
-# ---- the two forms
-
-
-@torch.no_grad()
-def test_lookahead_weights_run_in_the_causal_form():
-    lookahead = lively_model("tiny", LOOKAHEAD)
-    causal = small_model(unit=replace(LOOKAHEAD, form="causal", start_motion="zeros"))
-    causal.load_state_dict(lookahead.state_dict())
-    clip = pictures(2, 5)
-    logits, _ = unrolled(causal, clip)
-    assert_equal(logits, causal(clip), relative=2e-5)
-    assert not torch.allclose(causal(clip), lookahead(clip))
-
-
-def test_lookahead_cannot_step():
-    with pytest.raises(ValueError, match="'lookahead' cannot step; fine-tune the causal form"):
-        lively_model("tiny", LOOKAHEAD).step(pictures(1, 1)[:, 0])
-
-
 # ---- doubling
 
 
 @pytest.mark.parametrize("form", ["causal", "lookahead"])
 @pytest.mark.parametrize("pem_first", [True, False])
 @torch.no_grad()
-def test_a_fresh_tdrl_without_temporal_module_is_the_plain_backbone(form, pem_first):
+def test_a_tdrl_without_temporal_module_is_the_plain_backbone(form, pem_first):
     plain = small_model(unit=UNITS["plain"])
     enliven(plain)
     unit = UnitConfig(temporal="none", form=form, pem_first=pem_first)
@@ -213,6 +121,22 @@ def test_a_fresh_tdrl_without_temporal_module_is_the_plain_backbone(form, pem_fi
     fresh.double_gated_convolutions()
     assert_equal(fresh(clip), plain(clip), relative=1e-5)
     assert not torch.allclose(gated_only, plain(clip), rtol=0.05), "gates of 0.5 alone do harm"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("form", ["causal", "lookahead"])
+@torch.no_grad()
+def test_a_fresh_tdrl_is_the_plain_backbone_from_scratch_too(backbone, form):
+    """As built: halved again, its weights are those of a plain net with the same logits."""
+    unit = UnitConfig(temporal="none", form=form)
+    fresh = small_model(backbone=backbone, unit=unit)
+    plain = small_model(backbone=backbone, unit=UNITS["plain"])
+    plain.load_state_dict({n: t for n, t in fresh.state_dict().items() if ".unit." not in n})
+    for block in plain.backbone.blocks():
+        block.gated_convolution.weight.mul_(0.5)
+    clip = pictures(1, 3)
+    expected = plain(clip)
+    assert (fresh(clip) - expected).abs().max() <= 1e-5 * (expected.max() - expected.min())
 
 
 def test_construction_doubles_the_convolution_behind_pem_and_no_other():
@@ -253,6 +177,31 @@ def test_taps_read_what_the_last_blocks_of_res3_to_res5_convolve(backbone, unit)
     assert all(tap is convolved for tap, convolved in zip(run.taps, seen, strict=True))
 
 
+@pytest.mark.parametrize("pem_first", [True, False])
+@torch.no_grad()
+def test_a_tap_before_the_temporal_module_reads_what_that_reads(pem_first):
+    """The ablation's rows "TD loss before / after TM"; elsewhere the model is the same."""
+    before = UnitConfig(pem_first=pem_first, tap_after=False)
+    after = replace(before, tap_after=True)
+    taps, logits, seen = {}, {}, []
+    for unit in (before, after):
+        model = Tdrl(replace(small_model().config, unit=unit)).eval()
+        model.load_state_dict(lively_model("tiny", CAUSAL).state_dict())
+        if unit is before:
+            for block in model.backbone.blocks()[1:]:
+                block.unit.get_submodule("temporal").register_forward_hook(
+                    lambda _, inputs, out: seen.append((inputs[0], out[0]))
+                )
+        logits[unit], run = model.run_clip(pictures(2, 3))
+        taps[unit] = run.taps
+    assert torch.equal(logits[before], logits[after])
+    for tap, (entry, left), other in zip(taps[before], seen, taps[after], strict=True):
+        assert tap is entry
+        assert not torch.equal(tap, left)
+        if pem_first:
+            assert torch.equal(other, left)
+
+
 @pytest.mark.parametrize("unit", ["pem-tsm", "tsm-pem"])
 @torch.no_grad()
 def test_the_identity_path_is_untouched(unit):
@@ -272,11 +221,12 @@ def test_the_identity_path_is_untouched(unit):
 @torch.no_grad()
 def test_pem_stands_before_or_behind_the_temporal_module_as_configured():
     x = torch.randn(2 * 4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    for name, first, second in (("pem-tsm", "pem", "shift"), ("tsm-pem", "shift", "pem")):
+    for name, first, second in (("pem-tsm", "pem", "temporal"), ("tsm-pem", "temporal", "pem")):
         unit = lively_model("tiny", UNITS[name]).backbone.blocks()[0].unit
         expected = x
         for part in (getattr(unit, first), getattr(unit, second)):
-            expected, _ = part(expected, 4, None)
+            state = None if part is unit.pem else part.zero_state(x, 2)
+            expected, _ = part(expected, 4, state)
         assert torch.equal(unit(x, Pass(4)), expected)
 
 
@@ -331,8 +281,16 @@ def test_a_wrong_config_is_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temporal": "tim"}, "temporal must be one of none, tsm, got 'tim'"),
-        ({"form": "live"}, "form must be causal or lookahead, got 'live'"),
+        (
+            {"temporal": "lstm"},
+            "temporal must be one of none, tsm, tim, mem, tei, vsn, got 'lstm'",
+        ),
+        ({"form": "live"}, "form must be one of causal, lookahead, got 'live'"),
+        ({"start_motion": "ones"}, "start_motion must be one of zeros, last_difference"),
+        ({"start_motion": "last_difference"}, "needs the end of the clip; use form lookahead"),
+        ({"reduction": 0}, "reduction must be >= 1, got 0"),
+        ({"shift_div": 0}, "shift_div must be >= 1, got 0"),
+        ({"tap_stages": (2, 5)}, r"tap_stages must be in 1\.\.4 \(res2\.\.res5\), got 5"),
     ],
 )
 def test_a_wrong_unit_is_refused(change, message):

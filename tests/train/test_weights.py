@@ -13,7 +13,7 @@ from train.model import weights
 from train.model.backbones.efficientnet_lite import EfficientNetLite0
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
-from train.model.weights import load_backbone_weights, pretrained_path
+from train.model.weights import load_backbone_weights, load_pretrained, pretrained_path
 
 
 def model_of(backbone="resnet18", **unit):
@@ -67,6 +67,24 @@ def test_another_architecture_is_refused_and_changes_nothing(published, backbone
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_one_function_takes_a_path_or_an_address(published, tmp_path, site, monkeypatch, suffix):
+    plain, path = published
+    path = path.rename(path.with_suffix(suffix)) if suffix == ".pt" else path
+    given = plain.backbone.state_dict()
+    monkeypatch.setattr(Answer, "body", path.read_bytes())
+    monkeypatch.setitem(weights.IMAGENET_URLS, "resnet18", address(site, hashed_name()))
+    for source in (str(path), address(site, f"file{suffix}"), "imagenet"):
+        model = model_of()
+        assert load_pretrained(model, source) == 120
+        own = model.backbone.state_dict()
+        for block in model.backbone.blocks():
+            block.gated_convolution.weight.div_(2)
+        assert all(torch.equal(own[name], given[name]) for name in given)
+    path.rename(path.with_suffix(".pth"))
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
     with pytest.raises(CheckpointError, match=r"weights\.pth cannot be read"):
@@ -74,6 +92,9 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
     torch.save(torch.zeros(3), path)
     with pytest.raises(CheckpointError, match="holds a Tensor, not a state dict"):
         load_backbone_weights(model_of("tiny"), path)
+    torch.save({"state_dict": {}, "epoch": 3}, path)
+    with pytest.raises(CheckpointError, match="is a checkpoint, not a published state dict; one "):
+        load_pretrained(model_of("tiny"), str(path))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,9 @@ def read_labels(data: Path | DataSpec, exclude: Sequence[str] = ()) -> tuple[str
     return labels
 
 
-def load_split(data: Path | DataSpec, name: str, labels: Sequence[str]) -> Split:
+def load_split(
+    data: Path | DataSpec, name: str, labels: Sequence[str], *, every_class: bool = True
+) -> Split:
     """One split of a data set.
 
     A missing `calibration` is a part of `train`: up to 500 clips, the same every time, all classes
@@ -106,6 +108,7 @@ def load_split(data: Path | DataSpec, name: str, labels: Sequence[str]) -> Split
         data: The data folder or yaml file.
         name: `train`, `validation`, `calibration` or `test`.
         labels: Classes to use; clips of the data's other classes are left out.
+        every_class: Refuse training clips that lack a class.
 
     Raises:
         DataError: The split is missing, holds no clips (`train`: of one of the classes), a list is
@@ -136,7 +139,7 @@ def load_split(data: Path | DataSpec, name: str, labels: Sequence[str]) -> Split
         for c, label in wanted
         if not skipped or str(c.path) not in skipped
     )
-    if name == "train":
+    if name == "train" and every_class:
         _require_every_class(found, labels, listed)
     return Split(tuple(labels), None, found, tuple(Path(path) for path in sorted(skipped)))
 

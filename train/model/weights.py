@@ -106,6 +106,23 @@ def _imagenet_path(backbone: str) -> Path:
     )
 
 
+def load_pretrained(model: Tdrl, source: str) -> int:
+    """Find published ImageNet weights and load them into the backbone.
+
+    Args:
+        model: A freshly built model.
+        source: `imagenet`, the http(s) URL of a state dict, or its path (`*.pth`, `*.pt`).
+
+    Returns:
+        How many tensors were loaded.
+
+    Raises:
+        CheckpointError: The file cannot be had, is damaged or of another architecture; says what
+            to do.
+    """
+    return load_backbone_weights(model, pretrained_path(model.config.backbone, source))
+
+
 def load_backbone_weights(model: Tdrl, path: Path) -> int:
     """Load published ImageNet weights into the backbone.
 
@@ -125,6 +142,11 @@ def load_backbone_weights(model: Tdrl, path: Path) -> int:
     weights = read_tensors(path)
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path} holds a {type(weights).__name__}, not a state dict")
+    if "state_dict" in weights:
+        raise CheckpointError(
+            f"{path} is a checkpoint, not a published state dict; one of this project is called "
+            "*.ckpt"
+        )
     own = model.backbone.state_dict()
     wanted = {name for name in own if ".unit." not in name}
     named = {model.backbone.own_name(str(name)): weights[name] for name in weights}

@@ -96,6 +96,10 @@ def clips(spec: DataSpec, split: str) -> list[Clip]:
         )
     shares = [1 - spec.validation_share, spec.validation_share]
     part = grouped_split([clip.label for clip in every], groups, shares, spec.seed)
+    sessions = [group for group in part if not group.startswith("\0")]
+    if len(sessions) > 1 and not any(part[group] for group in sessions):
+        # two sessions of one size are both far above a small share; one validates all the same
+        part[min(sessions, key=groups.count)] = 1
     wanted = ("train", "validation").index(split)
     return [clip for clip, group in zip(every, groups, strict=True) if part[group] == wanted]
 
