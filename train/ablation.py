@@ -14,24 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from runtime.artifacts import ARTIFACTS
 from runtime.command import run_command
-from runtime.errors import DataError
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
 from train.data.arrow_hard import Hardness, Sizes, build
+from train.experiment import ROOT, command, keep, kept, run_all
 
-ROOT = ARTIFACTS.parent
 DATA = ARTIFACTS / "data" / "arrow_hard"
 RUNS = ARTIFACTS / "ablation"
 DOCS = ROOT / "docs"
@@ -139,60 +134,34 @@ def ablate(
     build(data, 0, Sizes(), Hardness())
     # seeds outside, rows inside: an early look compares like with like
     tasks = [(row, seed) for seed in seeds for row in rows]
-    bar = tqdm(total=len(tasks), desc="ablation", disable=None)
-
-    def run(task: tuple[Row, int]) -> Outcome:
-        outcome = _one(*task, data=data, runs=runs, sets=sets)
-        bar.update()
-        return outcome
-
-    with bar, ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(run, tasks))
+    return run_all(
+        tasks,
+        lambda task: _one(*task, data=data, runs=runs, sets=sets, jobs=jobs),
+        jobs=jobs,
+        title="ablation",
+    )
 
 
-def _one(row: Row, seed: int, *, data: Path, runs: Path, sets: Sequence[str]) -> Outcome:
+def _one(row: Row, seed: int, *, data: Path, runs: Path, sets: Sequence[str], jobs: int) -> Outcome:
     run = runs / f"{row.key}-{seed}"
     changes = [*(f"{name}={value}" for name, value in row.changes.items()), f"seed={seed}", *sets]
-    finished = _finished(run / RESULT, changes)
+    finished = kept(run / RESULT, changes)
     if finished is not None:
-        return finished
+        return Outcome(**finished)
     started = time.monotonic()
     arguments = ["--recipe", RECIPE, "--data", str(data), "--out", str(run), "--overwrite"]
     for change in changes:
         arguments += ["--set", change]
-    _command("train.fit", [*arguments, "--name", row.key])
+    command("train.fit", [*arguments, "--name", row.key], jobs=jobs)
     train_s = time.monotonic() - started
     out = run / "evaluation"
     checkpoint = str(run / "checkpoint" / "last.ckpt")
-    _command("train.evaluate", ["--checkpoint", checkpoint, "--data", str(data), "--out", str(out)])
+    where = ["--checkpoint", checkpoint, "--data", str(data), "--out", str(out)]
+    command("train.evaluate", where, jobs=jobs)
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     outcome = Outcome(row.key, seed, found["clip_top1"], found["order_control"], train_s)
-    write_json(run / RESULT, {**asdict(outcome), "changes": changes})
+    keep(run / RESULT, changes, asdict(outcome))
     return outcome
-
-
-def _command(module: str, arguments: Sequence[str]) -> None:
-    """Run a command of this project; its output is shown only if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise DataError(f"python -m {module} {' '.join(arguments)} failed: {' '.join(last)}")
-
-
-def _finished(path: Path, changes: list[str]) -> Outcome | None:
-    """An earlier run with the same settings."""
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found.pop("changes") != changes:
-        return None
-    return Outcome(**found)
 
 
 def table(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:

@@ -71,7 +71,7 @@ def evaluate_tapes(
         SourceError: A video cannot be read.
     """
     bundle = bundle_of(facts)
-    seen = _watch(bundle, model, tapes)
+    seen = watch(bundle, model, tapes)
     background = background_of(facts.labels)
     curve = event_curve(
         [read_tape(tape, facts.labels) for tape in seen],
@@ -83,9 +83,19 @@ def evaluate_tapes(
     return LiveResult(score_runs(bundle, seen, rule), curve, len(seen), background, rule)
 
 
-def _watch(
+def watch(
     bundle: Bundle, model: Tdrl, tapes: Sequence[tuple[Path, Sequence[Segment]]]
 ) -> list[LiveTape]:
+    """Let a causal model watch tapes through the runtime.
+
+    Args:
+        bundle: What the runtime must know, see `bundle_of`.
+        model: In evaluation mode, on the device that shall compute.
+        tapes: Videos and what happens in them.
+
+    Raises:
+        SourceError: A video cannot be read.
+    """
     seen = []
     with tqdm(desc=f"{len(tapes)} live tape(s)", unit=" decisions", disable=None) as bar:
         for video, truth in tapes:

@@ -58,7 +58,7 @@ def test_the_page_keeps_what_a_person_wrote(tmp_path):
 def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
     commands = []
 
-    def command(module, arguments):
+    def command(module, arguments, jobs):
         commands.append(module)
         if module == "train.evaluate":
             out = tmp_path / "runs" / "tsm-0" / "evaluation"
@@ -66,7 +66,7 @@ def test_finished_runs_are_kept_and_others_are_made(tmp_path, monkeypatch):
             found = {"clip_top1": 0.5, "order_control": 0.6}
             (out / "evaluation.json").write_text(json.dumps(found))
 
-    monkeypatch.setattr(ablation, "_command", command)
+    monkeypatch.setattr(ablation, "command", command)
     monkeypatch.setattr(ablation, "build", lambda *_: None)
     first = ablate([TSM], [0], tmp_path / "runs", jobs=1)
     assert commands == ["train.fit", "train.evaluate"]

@@ -148,7 +148,7 @@ def test_the_count_of_all_arithmetic_is_right_for_one_gate():
     x, weight = torch.ones(1, 6, 4, 4), torch.ones(6, 6)
     with Operations() as counter:
         gate = torch.sigmoid(x.mean((2, 3)) @ weight)
-        x * gate[:, :, None, None]  # noqa: B018
+        x * gate[:, :, None, None]
     assert counter.total == 96 + 2 * 36 + 6 + 96
 
 

@@ -318,6 +318,18 @@ def test_a_fresh_tdrl_is_the_pretrained_net(weights, form):
     assert (fresh(clip).argmax(2) == plain.argmax(2)).float().mean() < 1
 
 
+@torch.no_grad()
+def test_a_fresh_causal_tdrl_keeps_the_names_of_photos_that_stand_still(weights):
+    """Once the past is full of the same picture, the shift moves channels onto themselves."""
+    clips = photos(160)[0][:, None].expand(-1, 10, -1, -1, -1)
+    plain = imagenet_classifier(weights, PLAIN)(clips[:, :1])[:, 0]
+    still = imagenet_classifier(weights, UNITS["pem-tsm"])(clips)
+    assert torch.equal(still.mean(1).argmax(1), plain.argmax(1))
+    assert not torch.allclose(still[:, 0], plain, atol=0.5)
+    # 9 shifts: the tenth frame knows nothing of the zeros before the first
+    assert_equal(still[:, 9], plain, relative=1e-5)
+
+
 def test_the_package_holds_the_names_and_shapes_above(weights):
     published = {name: tuple(tensor.shape) for name, tensor in read_tensors(weights).items()}
     classifier = {"_fc.weight": (1000, 1280), "_fc.bias": (1000,)}

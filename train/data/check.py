@@ -44,7 +44,8 @@ class CheckedClip:
         split: Its split.
         item: Its number in the split.
         label: Its class.
-        where: The line that lists it, or its recording, for people.
+        name: Its recording, for people.
+        line: File and line that list it; empty where no csv file does.
         path: Its recording; None for clips in arrays.
         group: Session that it comes from; empty where unknown.
         start_s: Start, seconds of stream time.
@@ -57,7 +58,8 @@ class CheckedClip:
     split: str
     item: int
     label: str
-    where: str
+    name: str
+    line: str
     path: Path | None
     group: str
     start_s: float
@@ -70,6 +72,16 @@ class CheckedClip:
     def length_s(self) -> float:
         """Seconds it lasts."""
         return self.end_s - self.start_s
+
+    @property
+    def where(self) -> str:
+        """The line that lists it and its recording."""
+        return f"{self.line}: {self.name}" if self.line else self.name
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be read, and the line that lists it."""
+        return f"{self.problem} ({self.line})" if self.line else self.problem
 
 
 @dataclass(frozen=True)
@@ -265,12 +277,12 @@ def _clips(
         for item, segment in enumerate(split.segments):
             span: Span = next(spans[_key(segment)])
             place = (segment.path, segment.start_s, segment.end_s)
-            line = f"{lines[place]}: " if place in lines else ""
             yield CheckedClip(
                 split=name,
                 item=item,
                 label=split.labels[segment.label],
-                where=line + split.name_of(item),
+                name=split.name_of(item),
+                line=lines.get(place, ""),
                 path=segment.path,
                 group=segment.group,
                 start_s=span.start_s,
@@ -293,7 +305,8 @@ def _array_clips(name: str, split: Split, arrays: ArrayClips) -> Iterator[Checke
             split=name,
             item=item,
             label=split.labels[label],
-            where=f"{name} {split.name_of(item)}",
+            name=f"{name} {split.name_of(item)}",
+            line="",
             path=None,
             group="",
             start_s=0.0,

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-from tqdm import tqdm
-
-from runtime.files import sha256_of
-from train.data.check import CheckedClip, Survey
+from train.data.check import Survey
+from train.data.check_leaks import copies, label_conflicts, leaks, sessions
 from train.data.clips import MAX_BROKEN
+from train.data.finding import MOST_NAMED, SEVERITIES, Finding, Severity, count_of, named
 from train.data.flips import unpaired
 
-Severity: TypeAlias = Literal["error", "warning", "note"]
-
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 FEW_CLIPS = 20
 IMBALANCE = 10.0  # largest class over smallest
 FAR = 2.0  # a length beyond window × and ÷ this is far from it
 FAR_SHARE = 0.25  # of the training clips
 SLACK_S = 0.25  # lists round their times; ends may lie so far past a recording's
-OVERLAP_S = 0.05
-MOST_NAMED = 3
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found.
-
-    Attributes:
-        severity: `error`: training refuses the data, or their accuracy would be a lie; `warning`:
-            look at it; `note`: good to know.
-        code: Its kind, the same in every data set.
-        text: What, where, and what to do.
-    """
-
-    severity: Severity
-    code: str
-    text: str
 
 
 def findings_of(seen: Survey, num_segments: int = 8) -> list[Finding]:
@@ -77,8 +51,8 @@ def _missing(seen: Survey) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "missing",
-                f"{name}: {_number(split.skipped, 'listed recording')} not there and left out "
-                f"({_named(split.skipped)}); copy them, or take them off the list",
+                f"{name}: {count_of(split.skipped, 'listed recording')} not there and left out "
+                f"({named(split.skipped)}); copy them, or take them off the list",
             )
 
 
@@ -95,7 +69,7 @@ def _unreadable(seen: Survey) -> Iterator[Finding]:
             "error" if is_too_much else "warning",
             "unreadable",
             f"{share} ({len(broken) / len(clips):.1%}, {limit}); mend or remove what broken.txt "
-            f"lists, the first one: {broken[0].where}: {broken[0].problem}",
+            f"lists, the first one: {broken[0].reason}",
         )
 
 
@@ -109,7 +83,7 @@ def _classes(seen: Survey) -> Iterator[Finding]:
             continue
         mismatch = [label for label in without if label in elsewhere]
         have = [other for other in counts if any(counts[other][label] for label in mismatch)]
-        though = f", though {' and '.join(have)} have some of {_named(mismatch)}" if have else ""
+        though = f", though {' and '.join(have)} have some of {named(mismatch)}" if have else ""
         what = (
             "a class that is not trained cannot be recognised; record some, or leave the class out "
             "(exclude in the recipe, drop in data.yaml)"
@@ -119,7 +93,7 @@ def _classes(seen: Survey) -> Iterator[Finding]:
         yield Finding(
             severity.get(name, "note"),
             f"class-without-clips-{name}",
-            f"{name} has no clip of {_named(without)}{though}; {what}",
+            f"{name} has no clip of {named(without)}{though}; {what}",
         )
 
 
@@ -130,7 +104,7 @@ def _class_sizes(seen: Survey) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "few-clips",
-            f"train has fewer than {FEW_CLIPS} clips of {_named(few)}; record more",
+            f"train has fewer than {FEW_CLIPS} clips of {named(few)}; record more",
         )
     if found:
         (most, many), (least, few_of) = found.most_common()[0], found.most_common()[-1]
@@ -160,7 +134,7 @@ def _labels(seen: Survey) -> Iterator[Finding]:
         yield Finding(
             "note",
             "unpaired",
-            f"{_named(alone)} {'names' if len(alone) == 1 else 'name'} a direction without a "
+            f"{named(alone)} {'names' if len(alone) == 1 else 'name'} a direction without a "
             "partner class: with flip: true in the recipe these clips are not mirrored",
         )
 
@@ -172,7 +146,7 @@ def _few_frames(seen: Survey, num_segments: int) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "few-frames",
-            f"{_number(short, 'clip')} shorter than {num_segments} frames, which repeats some; "
+            f"{count_of(short, 'clip')} shorter than {num_segments} frames, which repeats some; "
             f"the shortest has {least.num_frames}: {least.where}; correct the list, or train with "
             "a smaller num_segments",
         )
@@ -213,7 +187,7 @@ def _beyond_the_end(seen: Survey) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "past-the-end",
-            f"{_number(late, 'clip')} listed past the end of the recording and cut there, the "
+            f"{count_of(late, 'clip')} listed past the end of the recording and cut there, the "
             f"first one: {first.where} ends at {first.listed_end_s:g} s, the recording at "
             f"{ends[str(first.path)]:.2f} s; correct the list",
         )
@@ -244,142 +218,6 @@ def _tapes(seen: Survey) -> Iterator[Finding]:
             )
 
 
-def _leaks(seen: Survey) -> Iterator[Finding]:
-    """Recordings in two splits, with overlapping clips or without."""
-    by_recording: defaultdict[str, defaultdict[str, list[CheckedClip]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for clip in seen.clips:
-        if clip.path is not None:
-            by_recording[os.path.realpath(clip.path)][clip.split].append(clip)
-    shared: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    overlaps: defaultdict[tuple[str, str], list[tuple[CheckedClip, CheckedClip]]] = defaultdict(
-        list
-    )
-    for path, splits in by_recording.items():
-        for pair in combinations([name for name in seen.splits if name in splits], 2):
-            # calibration only measures ranges, mostly on training clips: that is no leak
-            if pair == ("train", "calibration"):
-                continue
-            shared[pair].append(path)
-            overlaps[pair] += _overlapping(splits[pair[0]], splits[pair[1]])
-    for pair, paths in shared.items():
-        one, other = pair
-        if found := overlaps[pair]:
-            yield Finding(
-                "error" if one == "train" else "warning",
-                "overlap",
-                f"{_number(found, 'clip')} of {other} overlapping clips of {one}, the first one: "
-                f"{found[0][1].where} and {found[0][0].where}; the accuracy on {other} would be "
-                "flattered: put every recording into one split",
-            )
-        else:
-            yield Finding(
-                "warning",
-                "same-recording",
-                f"{_number(paths, 'recording')} in {one} and in {other} ({_named(paths)}); pieces "
-                "of one recording are near duplicates: put every recording into one split",
-            )
-
-
-def _overlapping(
-    one: Sequence[CheckedClip], other: Sequence[CheckedClip]
-) -> list[tuple[CheckedClip, CheckedClip]]:
-    """Clips of the second split with the first clip of the first split that each overlaps."""
-    found = []
-    for clip in other:
-        for known in one:
-            shared_s = min(clip.end_s, known.end_s) - max(clip.start_s, known.start_s)
-            if shared_s > OVERLAP_S:
-                found.append((known, clip))
-                break
-    return found
-
-
-def _sessions(seen: Survey) -> Iterator[Finding]:
-    """Sessions in two splits; a group that is the recording itself says nothing new."""
-    groups: defaultdict[str, set[str]] = defaultdict(set)
-    of_class: defaultdict[str, set[str]] = defaultdict(set)
-    for clip in seen.clips:
-        if clip.group and clip.path is not None and not clip.path.as_posix().endswith(clip.group):
-            groups[clip.group].add(clip.split)
-            of_class[clip.label].add(clip.group)
-    # a name that all clips of a class share is no session: wave_0001.mp4, wave_0002.mp4
-    telling = {name for found in of_class.values() if len(found) > 1 for name in found}
-    for one, other in combinations(seen.splits, 2):
-        if (one, other) == ("train", "calibration"):
-            continue
-        both = sorted(g for g in telling if {one, other} <= groups[g])
-        if both:
-            yield Finding(
-                "warning",
-                "same-session",
-                f"{_number(both, 'session')} in {one} and in {other} ({_named(both)}); clips of "
-                "one session look alike, which flatters the accuracy: put a session into one split",
-            )
-
-
-def _copies(seen: Survey) -> Iterator[Finding]:
-    """Files of the same bytes under different names."""
-    clips: defaultdict[str, list[CheckedClip]] = defaultdict(list)
-    for clip in seen.clips:
-        if clip.path is not None:
-            clips[os.path.realpath(clip.path)].append(clip)
-    for paths in _identical(path for path in clips if Path(path).is_file()):
-        splits = {clip.split for path in paths for clip in clips[path]}
-        labels = {clip.label for path in paths for clip in clips[path]}
-        whole = all(clip.listed_end_s is None for path in paths for clip in clips[path])
-        shown = f"{_named(paths)} hold the same bytes under different names"
-        if "train" in splits and splits & {"validation", "test"}:
-            others = " and ".join(sorted(splits - {"train"}))
-            yield Finding("error", "copies", f"{shown}, in train and in {others}; keep one of them")
-        elif whole and len(labels) > 1:
-            yield Finding(
-                "error",
-                "copies",
-                f"{shown} and different labels ({_named(sorted(labels))}); keep the right one",
-            )
-        else:
-            yield Finding("warning", "copies", f"{shown}; keep one of them")
-
-
-def _identical(paths: Iterable[str]) -> list[list[str]]:
-    """Groups of files with the same bytes; only files of equal size are read."""
-    sizes: defaultdict[int, list[str]] = defaultdict(list)
-    for path in sorted(paths):
-        sizes[Path(path).stat().st_size].append(path)
-    alike = [path for found in sizes.values() if len(found) > 1 for path in found]
-    digests: defaultdict[str, list[str]] = defaultdict(list)
-    for path in tqdm(alike, desc="files of equal size", disable=None, leave=False):
-        digests[sha256_of(Path(path))].append(path)
-    return [found for found in digests.values() if len(found) > 1]
-
-
-def _label_conflicts(seen: Survey) -> Iterator[Finding]:
-    """The very same clip listed twice."""
-    spans: defaultdict[tuple[str, float, float], list[CheckedClip]] = defaultdict(list)
-    for clip in seen.clips:
-        if clip.path is not None and not clip.problem:
-            spans[str(clip.path), clip.start_s, clip.end_s].append(clip)
-    twice = []
-    for found in spans.values():
-        names = {clip.split for clip in found} - {"calibration"}
-        if len(found) > 1 and len(names) == 1:
-            twice.append(found)
-    torn = [found for found in twice if len({clip.label for clip in found}) > 1]
-    for code, chosen, what in (
-        ("label-conflict", torn, "different labels; keep the right one"),
-        ("listed-twice", [f for f in twice if f not in torn], "the same label; keep one"),
-    ):
-        if chosen:
-            yield Finding(
-                "error" if code == "label-conflict" else "warning",
-                code,
-                f"{_number(chosen, 'clip')} listed twice with {what}; the first one: "
-                f"{chosen[0][0].where} and {chosen[0][1].where}",
-            )
-
-
 def _pictures(seen: Survey) -> Iterator[Finding]:
     read = [recording for recording in seen.recordings if recording.facts is not None]
     turned = [r.path for r in read if r.facts is not None and r.facts.rotation]
@@ -389,33 +227,23 @@ def _pictures(seen: Survey) -> Iterator[Finding]:
         yield Finding(
             "note",
             "rotated",
-            f"{_number(turned, 'recording')} stored turned, as phones do, and read upright "
-            f"({_named(turned)})",
+            f"{count_of(turned, 'recording')} stored turned, as phones do, and read upright "
+            f"({named(turned)})",
         )
     if upright and len(upright) < len(read):
         yield Finding(
             "note",
             "portrait",
-            f"{len(upright)} of {len(read)} recordings are higher than wide ({_named(upright)}); "
+            f"{len(upright)} of {len(read)} recordings are higher than wide ({named(upright)}); "
             "with crop full they get bars at their sides: film as the camera will",
         )
     if uneven:
         yield Finding(
             "note",
             "uneven-rate",
-            f"{_number(uneven, 'recording')} of a variable frame rate ({_named(uneven)}); frames "
+            f"{count_of(uneven, 'recording')} of a variable frame rate ({named(uneven)}); frames "
             "are taken by time, so this does no harm",
         )
-
-
-def _number(things: Sequence[object], name: str) -> str:
-    return f"1 {name} is" if len(things) == 1 else f"{len(things)} {name}s are"
-
-
-def _named(things: Sequence[object]) -> str:
-    shown = ", ".join(str(thing) for thing in things[:MOST_NAMED])
-    more = len(things) - MOST_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 RULES: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
@@ -423,10 +251,10 @@ RULES: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
     _missing,
     _unreadable,
     _classes,
-    _leaks,
-    _copies,
-    _label_conflicts,
-    _sessions,
+    leaks,
+    copies,
+    label_conflicts,
+    sessions,
     _tapes,
     _class_sizes,
     _labels,

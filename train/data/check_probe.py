@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +22,6 @@ from train.data.decode import DEFAULT_FPS, FrameReader, open_frames, probe
 from train.data.entry import VideoSegment
 from train.data.packet_index import VideoFacts
 
-MOST_AUTO_WORKERS = 8
 WORTH_PROCESSES = 64  # fewer recordings are done before a process has started
 UNEVEN = 0.25  # spacings that differ from the median by more than this share of it ...
 UNEVEN_SHARE = 0.05  # ... in more than this share of a recording make its rate a variable one
@@ -100,11 +98,6 @@ def inspect_recording(task: Task) -> Recording:
         problem = one_line(err)
         spans = tuple(_unread(segment, problem) for segment in task.segments)
         return Recording(task.path, None, False, spans, problem)
-
-
-def auto_workers() -> int:
-    """As many processes as there are cores, up to 8."""
-    return min(MOST_AUTO_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def in_processes(

@@ -1,0 +1,492 @@
+"""Cross-validation by recording: several models, every fold, clips and live, one table.
+
+    python -m train.cross_validation --data kitchen.yaml --recipe own --models tsn,tsm,tdrl
+    python -m train.cross_validation --data kitchen.yaml --only-folds 2,3 --set epochs=20
+
+The data.yaml names its file of folds (`python -m train.prepare --folds 5`). Every model is trained
+on all folds but one and answers the clips and the untrimmed recordings of that one, so that every
+recording is answered by a model that has not seen it. The last epoch is measured: nothing is
+chosen on the fold. Intervals come from resampling whole recordings. A run that is finished is
+kept, so an interrupted cross-validation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.artifacts import ARTIFACTS
+from runtime.command import run_command
+from runtime.errors import DataError
+from runtime.files import whole_file, write_json
+from runtime.machine import measured_on
+from train.clip_evaluation import Member, evaluate_clips, load_members
+from train.data.catalog import has_tape, load_split, load_tapes, read_labels
+from train.data.folds import read_folds
+from train.data.formats.spec import DataSpec, read_spec, with_fold, write_spec
+from train.experiment import command, keep, kept, run_all
+from train.live_evaluation import bundle_of
+from train.live_events import EventRule
+from train.live_report import watch
+from train.live_score import LiveScore, LiveTape, score_tapes
+from train.live_tape import background_of
+from train.model.presets import PRESETS
+from train.protocols import parse_protocol
+from train.recipe_file import load_recipe
+from train.scores import INTERVAL_PERCENT, NUM_RESAMPLES, Classes, Probs
+
+RUNS = ARTIFACTS / "cross_validation"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is cross-validated, and how.
+
+    Attributes:
+        data: A data.yaml with folds.
+        recipe: A recipe's name or file.
+        models: Presets.
+        folds: Folds that are held out in turn.
+        sets: `FIELD=VALUE` changes of the recipe.
+        protocol: Views of a clip, see `train.protocols`.
+        consensus_len: Steps a live decision averages; None takes T.
+        events: Which runs of live decisions are events.
+        runs: Folder of the runs.
+        jobs: Trainings at a time.
+    """
+
+    data: Path
+    recipe: str
+    models: tuple[str, ...]
+    folds: tuple[int, ...]
+    sets: tuple[str, ...]
+    protocol: str
+    consensus_len: int | None
+    events: EventRule
+    runs: Path
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """A live decision as it is kept: what scoring needs of it."""
+
+    stream_time_s: float
+    index: int
+    prob: float
+    warming: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What one model said about the recordings of one or more folds, none of which it had seen.
+
+    Attributes:
+        labels: Class names in the order of the columns.
+        probs: Probabilities of the clips, shape (N, K).
+        label: Their classes, shape (N,).
+        groups: Their recordings, N of them.
+        tapes: The untrimmed recordings; empty where the data have none.
+        window_s: The live window.
+    """
+
+    labels: tuple[str, ...]
+    probs: Probs
+    label: Classes
+    groups: tuple[str, ...]
+    tapes: tuple[LiveTape, ...]
+    window_s: float
+
+    @classmethod
+    def together(cls, parts: Sequence[Answered]) -> Answered:
+        """All folds as one."""
+        return cls(
+            parts[0].labels,
+            np.concatenate([part.probs for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            tuple(group for part in parts for group in part.groups),
+            tuple(tape for part in parts for tape in part.tapes),
+            parts[0].window_s,
+        )
+
+
+def cross_validate(plan: Plan) -> dict[str, Answered]:
+    """Train and measure every model on every fold.
+
+    Returns:
+        What each model said about all held-out recordings, by preset.
+
+    Raises:
+        DataError: The data have no such folds, or a run failed; its last line says why.
+    """
+    spec = read_spec(plan.data)
+    tasks = [(model, fold) for fold in plan.folds for model in plan.models]
+    # training runs beside each other, measuring one by one: it uses all cores
+    run_all(tasks, lambda task: _train(plan, spec, *task), jobs=plan.jobs, title="train")
+    parts = run_all(tasks, lambda task: _answer(plan, spec, *task), jobs=1, title="measure")
+    return {
+        model: Answered.together(
+            [part for (name, _), part in zip(tasks, parts, strict=True) if name == model]
+        )
+        for model in plan.models
+    }
+
+
+def _settings(plan: Plan, model: str) -> list[str]:
+    return [plan.recipe, f"preset={model}", *plan.sets]
+
+
+def _folder(plan: Plan, model: str, fold: int) -> Path:
+    return plan.runs / f"{model}-{fold}"
+
+
+def _data_of(plan: Plan, spec: DataSpec, fold: int) -> Path:
+    path = plan.runs / f"fold-{fold}.yaml"
+    write_spec(path, with_fold(spec, fold))
+    return path
+
+
+def _train(plan: Plan, spec: DataSpec, model: str, fold: int) -> None:
+    run, settings = _folder(plan, model, fold), _settings(plan, model)
+    if kept(run / RESULT, settings) is not None:
+        return
+    arguments = ["--recipe", plan.recipe, "--name", model, "--out", str(run), "--overwrite"]
+    arguments += ["--data", str(_data_of(plan, spec, fold))]
+    for change in settings[1:]:
+        arguments += ["--set", change]
+    command("train.fit", arguments, jobs=plan.jobs)
+    keep(run / RESULT, settings, {"fold": fold})
+
+
+def _answer(plan: Plan, spec: DataSpec, model: str, fold: int) -> Answered:
+    path = _folder(plan, model, fold) / "checkpoint" / "last.ckpt"
+    data = read_spec(_data_of(plan, spec, fold))
+    member = load_members([path])[0]
+    facts = member.facts
+    if plan.consensus_len is not None:
+        sampling = replace(facts.sampling, consensus_len=plan.consensus_len)
+        member = Member(path, member.model, replace(facts, sampling=sampling))
+    split = load_split(data, "validation", facts.labels)
+    clips = evaluate_clips([member], split, parse_protocol(plan.protocol)).answers
+    recordings = [str(segment.path) for segment in split.segments]
+    return Answered(
+        facts.labels,
+        clips.probs,
+        clips.label,
+        tuple(recordings[item] for item in clips.items),
+        tuple(_tapes(member, data)) if has_tape(data, "tape", facts.labels) else (),
+        facts.sampling.window_s,
+    )
+
+
+def _tapes(member: Member, data: DataSpec) -> list[LiveTape]:
+    labels = member.facts.labels
+    tapes = load_tapes(data, "tape_validation", labels)
+    return watch(bundle_of(member.facts), member.model, tapes)
+
+
+# ---- numbers
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval over resampled recordings."""
+
+    value: float
+    lower: float
+    upper: float
+
+    def percent(self) -> str:
+        """For a table.
+
+        >>> Interval(0.8, 0.71, 0.88).percent()
+        '80.0 % (71.0 to 88.0)'
+        """
+        return f"{100 * self.value:.1f} % ({100 * self.lower:.1f} to {100 * self.upper:.1f})"
+
+
+def recalls(answer: Classes, label: Classes, num_classes: int) -> NDArray[np.float64]:
+    """Recall of every class, shape (K,), NaN where it does not occur."""
+    counts = np.bincount(label, minlength=num_classes)
+    hits = np.bincount(label[answer == label], minlength=num_classes)
+    found: NDArray[np.float64] = np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
+    return found
+
+
+def balanced_accuracy(
+    answered: Answered, answer: Classes, wanted: Sequence[int], clips: NDArray[np.int64]
+) -> float:
+    """Mean recall of the wanted classes that occur among some clips."""
+    found = recalls(answer[clips], answered.label[clips], len(answered.labels))[list(wanted)]
+    return float(np.nanmean(found))
+
+
+def best_of(answered: Answered, wanted: Sequence[int]) -> Classes:
+    """The most probable of the wanted classes for every clip, shape (N,)."""
+    columns = np.asarray(wanted)
+    best: Classes = columns[answered.probs[:, columns].argmax(1)]
+    return best
+
+
+def resampled(groups: Sequence[str], seed: int = 0) -> list[NDArray[np.int64]]:
+    """Clip numbers of bootstrap samples: recordings are drawn, each with all of its clips."""
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    members = [np.flatnonzero(group == number) for number in range(int(group.max()) + 1)]
+    rng = np.random.default_rng(seed)
+    return [
+        np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        for _ in range(NUM_RESAMPLES)
+    ]
+
+
+def accuracy_of(answered: Answered, wanted: Sequence[int]) -> Interval:
+    """Balanced accuracy over the wanted classes' clips, the other classes left out."""
+    chosen = _only(answered, wanted)
+    answer = best_of(chosen, wanted)
+    every = np.arange(len(chosen.label))
+    values = [balanced_accuracy(chosen, answer, wanted, some) for some in resampled(chosen.groups)]
+    lower, upper = np.nanpercentile(values, INTERVAL_PERCENT)
+    return Interval(balanced_accuracy(chosen, answer, wanted, every), float(lower), float(upper))
+
+
+def difference_of(one: Answered, other: Answered, wanted: Sequence[int]) -> Interval:
+    """How much more accurate one model is than another on the same clips, drawn together.
+
+    Raises:
+        ValueError: They answered other clips.
+    """
+    a, b = _only(one, wanted), _only(other, wanted)
+    if a.groups != b.groups or not np.array_equal(a.label, b.label):
+        raise ValueError("models can be compared on the same clips only")
+    ours, theirs = best_of(a, wanted), best_of(b, wanted)
+
+    def gain(some: NDArray[np.int64]) -> float:
+        return balanced_accuracy(a, ours, wanted, some) - balanced_accuracy(b, theirs, wanted, some)
+
+    lower, upper = np.nanpercentile([gain(some) for some in resampled(a.groups)], INTERVAL_PERCENT)
+    return Interval(gain(np.arange(len(a.label))), float(lower), float(upper))
+
+
+def _only(answered: Answered, wanted: Sequence[int]) -> Answered:
+    rows = np.flatnonzero(np.isin(answered.label, list(wanted)))
+    return replace(
+        answered,
+        probs=answered.probs[rows],
+        label=answered.label[rows],
+        groups=tuple(answered.groups[row] for row in rows),
+    )
+
+
+def live_of(answered: Answered, rule: EventRule) -> LiveScore | None:
+    """Live metrics over all recordings; None where there are none."""
+    if not answered.tapes:
+        return None
+    return score_tapes(
+        answered.tapes,
+        answered.labels,
+        window_s=answered.window_s,
+        background=background_of(answered.labels),
+        rule=rule,
+    )
+
+
+# ---- the result
+
+
+def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]) -> dict[str, Any]:
+    """The result as plain values.
+
+    Args:
+        plan: What was done.
+        found: What `cross_validate` gave.
+        wanted_labels: Classes that the balanced accuracy is of; empty for all.
+    """
+    first = next(iter(found.values()))
+    labels = list(wanted_labels) or list(first.labels)
+    wanted = [first.labels.index(label) for label in labels]
+    models = {}
+    for name, answered in found.items():
+        chosen = _only(answered, wanted)
+        live = live_of(answered, plan.events)
+        models[name] = {
+            "balanced_accuracy": vars(accuracy_of(answered, wanted)),
+            "recall": dict(
+                zip(
+                    labels,
+                    recalls(best_of(chosen, wanted), chosen.label, len(first.labels))[
+                        wanted
+                    ].tolist(),
+                    strict=True,
+                )
+            ),
+            "clips": len(chosen.label),
+            "live": None if live is None else live.to_json(),
+        }
+    base = next(iter(found))
+    gains = {
+        name: vars(difference_of(answered, found[base], wanted))
+        for name, answered in found.items()
+        if name != base
+    }
+    return {
+        "recipe": plan.recipe,
+        "sets": list(plan.sets),
+        "folds": list(plan.folds),
+        "protocol": plan.protocol,
+        "consensus_len": plan.consensus_len,
+        "event_threshold": plan.events.threshold,
+        "event_min_s": plan.events.min_duration_s,
+        "classes": labels,
+        "base": base,
+        "models": models,
+        "gain_over_base": gains,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown: clips, then live."""
+    labels = result["classes"]
+    lines = [
+        f"| model | balanced accuracy | over {result['base']} | {' | '.join(labels)} |",
+        "|---" * (3 + len(labels)) + "|",
+    ]
+    for name, found in result["models"].items():
+        gain = result["gain_over_base"].get(name)
+        cells = [f"{100 * found['recall'][label]:.0f} %" for label in labels]
+        over = "" if gain is None else _points(Interval(**gain))
+        accuracy = Interval(**found["balanced_accuracy"]).percent()
+        lines.append(f"| {name} | {accuracy} | {over} | {' | '.join(cells)} |")
+    live = {name: one["live"] for name, one in result["models"].items() if one["live"]}
+    if live:
+        lines += ["", *_live_lines(live)]
+    return "\n".join(lines)
+
+
+def _live_lines(live: dict[str, dict[str, Any]]) -> list[str]:
+    classes = list(next(iter(live.values()))["event_recall_of"])
+    lines = [
+        "| model | live top-1 | event recall | false events an hour | event F1 | median delay | "
+        f"{' | '.join(f'recall {label}' for label in classes)} |",
+        "|---" * (6 + len(classes)) + "|",
+    ]
+    for name, score in live.items():
+        cells = [
+            _share(score["live_top1"]),
+            _share(score["event_recall"]),
+            _number(score["false_events_per_hour"], ""),
+            _number(score["event_f1"], "", digits=2),
+            _number(score["delay_median_s"], " s", digits=2),
+            *(_share(score["event_recall_of"][label]) for label in classes),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _number(value: float | None, unit: str, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _points(gain: Interval) -> str:
+    return f"{100 * gain.value:+.1f} points ({100 * gain.lower:+.1f} to {100 * gain.upper:+.1f})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.cross_validation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a data.yaml with folds")
+    parser.add_argument("--recipe", default="own", help="shipped recipe or YAML file")
+    parser.add_argument(
+        "--models",
+        default="tsn,tsm,tdrl",
+        help="presets; the first is what others are held against",
+    )
+    parser.add_argument("--only-folds", metavar="K,K", help="default: every fold in turn")
+    parser.add_argument("--classes", help="classes of the balanced accuracy (default: all)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field"
+    )
+    parser.add_argument("--protocol", default="1x1", metavar="CxK", help="default: 1x1")
+    parser.add_argument("--consensus-len", type=int, help="steps a live decision averages")
+    parser.add_argument("--event-threshold", type=float, default=0.0, metavar="P")
+    parser.add_argument("--event-min-s", type=float, default=0.0, metavar="S")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs and results")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1)")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """The plan of a command line.
+
+    Raises:
+        ValueError: Unknown models or folds.
+        DataError: The data have no folds.
+    """
+    models = tuple(name.strip() for name in options.models.split(","))
+    unknown = [name for name in models if name not in PRESETS]
+    if unknown:
+        raise ValueError(f"--models must be of {', '.join(PRESETS)}, got {unknown[0]!r}")
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be >= 1, got {options.jobs}")
+    spec = read_spec(options.data)
+    if spec.folds is None:
+        raise DataError(
+            f"{options.data} names no folds; make them: python -m train.prepare --data "
+            f"{options.data} --folds 5, and write `folds: folds.csv` into it"
+        )
+    known = sorted(set(read_folds(spec.folds, spec.root).values()))
+    folds = known
+    if options.only_folds:
+        folds = [int(text) for text in options.only_folds.split(",")]
+    strangers = [fold for fold in folds if fold not in known]
+    if strangers:
+        raise ValueError(f"{spec.folds} has no fold {strangers[0]}, there are {known}")
+    return Plan(
+        data=options.data,
+        recipe=options.recipe,
+        models=models,
+        folds=tuple(folds),
+        sets=tuple(options.set),
+        protocol=options.protocol,
+        consensus_len=options.consensus_len,
+        events=EventRule(options.event_threshold, options.event_min_s),
+        runs=options.runs,
+        jobs=options.jobs,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `python -m train.cross_validation`."""
+    options = _parser().parse_args(argv)
+    plan = _plan(options)
+    load_recipe(plan.recipe, dict(change.split("=", 1) for change in plan.sets))
+    wanted = [name.strip() for name in (options.classes or "").split(",") if name.strip()]
+    labels = read_labels(plan.data)
+    unknown = [name for name in wanted if name not in labels]
+    if unknown:
+        raise ValueError(f"--classes must be of {', '.join(labels)}, got {unknown[0]!r}")
+    result = summary(plan, cross_validate(plan), wanted)
+    result["machine"] = measured_on(("torch", "pytorch-lightning", "numpy", "opencv-python", "av"))
+    write_json(plan.runs / "cross_validation.json", result)
+    page = plan.runs / "cross_validation.md"
+    with whole_file(page) as part:
+        part.write_text(f"{table(result)}\n\n{result['machine']}\n", encoding="utf-8")
+    print(f"{table(result)}\nresults: {page}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
