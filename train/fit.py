@@ -125,7 +125,7 @@ def fit(
         for file in (folder / BEST, folder / LAST, broken):
             file.unlink(missing_ok=True)
         _note_missing({"training": train, "validation": validation}, broken)
-    with _usual_signals(keeper):
+    with keeper.listening(), _ctrl_c_as_usual():
         trainer.fit(
             module,
             train_loader,
@@ -183,20 +183,14 @@ def _finish(best: Path, facts: Facts, recipe: Recipe, data: Path, top1: float) -
 
 
 @contextmanager
-def _usual_signals(keeper: KeepGoing) -> Iterator[None]:
-    """After training Ctrl-C is again what it is everywhere, and a stop by it looks the same."""
+def _ctrl_c_as_usual() -> Iterator[None]:
+    """A stop by Ctrl-C looks the same as everywhere."""
     try:
         yield
     except StopRequestedError as err:
         if err.signum == signal.SIGINT:
-            raise KeyboardInterrupt from err
+            raise KeyboardInterrupt(str(err)) from err
         raise
-    except SystemExit as err:
-        # Lightning's answer to a second Ctrl-C; it leaves the signal ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from err
-    finally:
-        keeper.release()
 
 
 def _check_empty(folder: Path) -> None:
@@ -323,7 +317,7 @@ def main(argv: list[str] | None = None) -> int | None:
             hardware=_hardware(options),
         )
     except StopRequestedError as err:
-        print(f"{err}; go on with --resume", file=sys.stderr)  # noqa: T201
+        _print_stop(err)
         return STATUS_OF_A_SIGNAL + err.signum
     _print_end(best, run / BROKEN)
     return None

@@ -11,6 +11,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,13 +36,13 @@ class StopRequestedError(Exception):
     Args:
         signum: The signal.
         where: How far the run has come, for people.
-        is_saved: Whether `last.ckpt` holds all of that.
+        has_last: Whether there is a `last.ckpt` to go on from.
     """
 
-    def __init__(self, signum: int, where: str, *, is_saved: bool) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} {where}")
+    def __init__(self, signum: int, where: str, *, has_last: bool) -> None:
+        go_on = "go on with --resume" if has_last else "nothing is saved yet, start it again"
+        super().__init__(f"stopped by {signal.Signals(signum).name} {where}; {go_on}")
         self.signum = signum
-        self.is_saved = is_saved
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -89,13 +91,25 @@ def keep_best(folder: Path) -> ModelCheckpoint:
         monitor="val/top1",
         mode="max",
         save_top_k=1,
+        save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
 
 
 def keep_last(folder: Path) -> ModelCheckpoint:
     """Keeps every epoch's end; Lightning's `save_last` does so only where it is the best."""
-    return RunCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False)
+    return RunCheckpoint(
+        folder,
+        filename=Path(LAST).stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a run left that was killed while it wrote a checkpoint."""
+    for part in folder.glob(".*.part.ckpt"):
+        part.unlink(missing_ok=True)
 
 
 class KeepGoing(pl.Callback):
@@ -111,20 +125,30 @@ class KeepGoing(pl.Callback):
         self._every_s = every_s
         self._saved_at = time.monotonic()
         self._signum: int | None = None
-        self._usual: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals; `release` gives them back."""
-        self._saved_at = time.monotonic()
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals ask for a stop; afterwards they mean again what they meant before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        usual = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self._listen()
+        try:
+            yield
+        finally:
+            for signum, handler in usual.items():
+                signal.signal(signum, handler)
+
+    def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
-                self._usual[signum] = signal.signal(signum, self._note)
+                signal.signal(signum, self._note)
 
-    def release(self) -> None:
-        """Signals mean again what they meant before."""
-        while self._usual:
-            signum, handler = self._usual.popitem()
-            signal.signal(signum, handler)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has put a handler of its own before ours; take it out again."""
+        self._saved_at = time.monotonic()
+        self._listen()
 
     def on_train_batch_end(
         self,
@@ -149,7 +173,7 @@ class KeepGoing(pl.Callback):
         trainer.save_checkpoint(self._path)
         self._saved_at = time.monotonic()
         if wants_stop:
-            self._stop(f"after batch {done} of epoch {trainer.current_epoch + 1}", is_saved=True)
+            self._stop(f"after batch {done} of epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An epoch's end is a checkpoint: a signal that came since stops here.
@@ -158,7 +182,7 @@ class KeepGoing(pl.Callback):
             StopRequestedError: A signal came.
         """
         if self._agreed(trainer, self._signum is not None):
-            self._stop(f"after epoch {trainer.current_epoch}", is_saved=self._path.is_file())
+            self._stop(f"after epoch {trainer.current_epoch}")
 
     def on_validation_batch_end(
         self,
@@ -169,24 +193,32 @@ class KeepGoing(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """A validation is not waited for.
+        """A validation is not waited for: a resumed run repeats it, from the last checkpoint on.
 
         Raises:
             StopRequestedError: A signal came.
         """
         if self._agreed(trainer, self._signum is not None):
-            where = f"in the validation after epoch {trainer.current_epoch + 1}"
-            self._stop(where, is_saved=False)
+            self._stop(f"in the validation after epoch {trainer.current_epoch + 1}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What comes after training is not waited for either.
+
+        Raises:
+            StopRequestedError: A signal came.
+        """
+        if self._agreed(trainer, self._signum is not None):
+            self._stop("after the last epoch")
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None:
-            # asked twice: at once, from the last checkpoint
-            self.release()
-            raise KeyboardInterrupt
+            # asked twice: at once, wherever the run is
+            self._stop("at once")
         self._signum = signum
 
-    def _stop(self, where: str, *, is_saved: bool) -> None:
-        raise StopRequestedError(self._signum or signal.SIGTERM, where, is_saved=is_saved)
+    def _stop(self, where: str) -> None:
+        has_last = self._path.is_file()
+        raise StopRequestedError(self._signum or signal.SIGTERM, where, has_last=has_last)
 
     @staticmethod
     def _agreed(trainer: pl.Trainer, wish: bool) -> bool:

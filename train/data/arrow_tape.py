@@ -67,13 +67,29 @@ def write_clips(
     segments = []
     for index in range(clips_per_class * len(LABELS)):
         scene = make_scene(LABELS[index % len(LABELS)], seed, split, index)
-        turn = Turn(scene, 0, _in_frames(scene.duration_s), 0)
         name = f"{index:05d}_{scene.label}.mp4"
-        write_h264(folder / name, turn_frames(turn), FPS)
-        segments.append(Segment(name, 0.0, turn.num_action / FPS, scene.label))
+        segments.append(Segment(name, 0.0, write_clip(folder / name, scene), scene.label))
         advance(1)
     write_truth(folder / CLIPS_CSV, segments)
     return segments
+
+
+def write_clip(path: Path, scene: Scene) -> float:
+    """Write one action as an H.264 file, and nothing before or after it.
+
+    Args:
+        path: The file to make.
+        scene: The action.
+
+    Returns:
+        How long the file is, seconds.
+
+    Raises:
+        DataError: Encoding failed.
+    """
+    turn = Turn(scene, 0, _in_frames(scene.duration_s), 0)
+    write_h264(path, turn_frames(turn), FPS)
+    return turn.num_action / FPS
 
 
 def write_tape(

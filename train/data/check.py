@@ -282,7 +282,7 @@ def _clips(
                 item=item,
                 label=split.labels[segment.label],
                 name=split.name_of(item),
-                line=lines.get(place, ""),
+                line=next(lines.get(place, iter(())), ""),
                 path=segment.path,
                 group=segment.group,
                 start_s=span.start_s,
@@ -317,19 +317,18 @@ def _array_clips(name: str, split: Split, arrays: ArrayClips) -> Iterator[Checke
         )
 
 
-def _lines(spec: DataSpec, name: str) -> dict[tuple[Path, float, float | None], str]:
-    """Line of every clip in its csv file; none for formats with other lists."""
+def _lines(spec: DataSpec, name: str) -> dict[tuple[Path, float, float | None], Iterator[str]]:
+    """Lines of every clip in its csv file; none for formats with other lists."""
     kind = format_of(spec)
     if kind not in (own.FORMAT, segments.FORMAT):
         return {}
     table = read_table(kind.listed(spec, name), COLUMNS)
     folder = table.path.parent if kind is own.FORMAT else segments.video_folder(spec)
     columns = [table.column(column) for column in COLUMNS[:3]]
-    rows = zip(*columns, strict=True)
-    return {
-        (folder / path, float(start_s), float(end_s)): table.where(row)
-        for row, (path, start_s, end_s) in enumerate(rows)
-    }
+    lines: defaultdict[tuple[Path, float, float | None], list[str]] = defaultdict(list)
+    for row, (path, start_s, end_s) in enumerate(zip(*columns, strict=True)):
+        lines[folder / path, float(start_s), float(end_s)].append(table.where(row))
+    return {place: iter(found) for place, found in lines.items()}
 
 
 def _tapes(

@@ -42,7 +42,8 @@ def leaks(seen: Survey) -> Iterator[Finding]:
             yield Finding(
                 "error" if one == "train" else "warning",
                 "overlap",
-                f"{count_of(found, 'clip')} of {other} overlapping clips of {one}, the first one: "
+                f"{len(found)} of {len(seen.clips_of(other))} clips of {other} overlap clips of {one}, "
+                "the first one: "
                 f"{found[0][1].where} and {found[0][0].where}; the accuracy on {other} would be "
                 "flattered: put every recording into one split",
             )
@@ -130,10 +131,10 @@ def _identical(paths: Iterable[str]) -> list[list[str]]:
 
 def label_conflicts(seen: Survey) -> Iterator[Finding]:
     """The very same clip listed twice."""
-    spans: defaultdict[tuple[str, float, float], list[CheckedClip]] = defaultdict(list)
+    spans: defaultdict[tuple[str, float, float | None], list[CheckedClip]] = defaultdict(list)
     for clip in seen.clips:
         if clip.path is not None and not clip.problem:
-            spans[str(clip.path), clip.start_s, clip.end_s].append(clip)
+            spans[str(clip.path), clip.start_s, clip.listed_end_s].append(clip)
     twice = []
     for found in spans.values():
         names = {clip.split for clip in found} - {"calibration"}

@@ -154,7 +154,8 @@ def _broken(seen: Survey) -> Iterator[str]:
 def _numbers(seen: Survey) -> str:
     numbers = [("classes", len(seen.labels)), ("recordings", len(seen.recordings))]
     numbers += [(f"clips of {name}", len(seen.clips_of(name))) for name in seen.splits]
-    numbers += [("tapes", len(seen.tapes))] if seen.tapes else []
+    tapes = {tape.video.path for tape in seen.tapes}
+    numbers += [("live tapes", len(tapes))] if tapes else []
     return (
         '<div class="numbers">'
         + "".join(f"<div><b>{number:,}</b>{escape(name)}</div>" for name, number in numbers)
