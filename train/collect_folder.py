@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -79,7 +78,7 @@ class ClipFolder:
             # noted first: so every clip that is there is noted, and a note without a clip is none
             _note(self.root, path)
             # its rate goes to PyAV as it is, which takes fractions
-            write_h264(path, map(_even, take.pictures), cast(int, take.fps))
+            write_h264(path, map(_even, take.pictures), take.fps)
         except (DataError, OSError) as err:
             raise OutputError(
                 f"the clip was not written, earlier ones are kept: {one_line(err)}"

@@ -6,8 +6,9 @@
     torchrun --nproc-per-node 4 -m train.fit --recipe ssv1_r50_8f --data ssv1
     python -m train.fit --recipe own --help            what the recipe says, field by field
 
-Ctrl-C and SIGTERM stop between two updates with everything saved; whatever ends a run, --resume
-goes on from its last checkpoint to the result it would have had.
+Ctrl-C and SIGTERM stop after the update that runs, with everything saved; a validation is broken
+off and repeated. Whatever ends a run, --resume goes on from its last checkpoint to the result it
+would have had.
 """
 
 from __future__ import annotations
@@ -43,7 +44,15 @@ from train.model.weights import load_backbone_weights, pretrained_path
 from train.module import TdrlModule
 from train.recipe import Recipe
 from train.recipe_file import describe, load_recipe, shipped_recipes
-from train.run_checkpoints import BEST, LAST, KeepGoing, StopRequestedError, batches_done
+from train.run_checkpoints import (
+    BEST,
+    LAST,
+    KeepGoing,
+    StopRequestedError,
+    batches_done,
+    remove_parts,
+    require_same_order,
+)
 from train.trainer import THIS_MACHINE, Hardware, trainer_of
 from train.training_data import (
     Rank,
@@ -119,12 +128,15 @@ def fit(
     if init is not None:
         initialise(module.model, init)
     if resume:
+        require_same_order(train_loader, last, folder / LAST)
         _go_on(train_loader, last, recipe)
     elif rank.number == 0:
         # only now that nothing is left to refuse: a failed start shall not cost an older run
         for file in (folder / BEST, folder / LAST, broken):
             file.unlink(missing_ok=True)
         _note_missing({"training": train, "validation": validation}, broken)
+    if rank.number == 0:
+        remove_parts(folder)
     with keeper.listening(), _ctrl_c_as_usual():
         trainer.fit(
             module,
@@ -321,6 +333,11 @@ def main(argv: list[str] | None = None) -> int | None:
         return STATUS_OF_A_SIGNAL + err.signum
     _print_end(best, run / BROKEN)
     return None
+
+
+@rank_zero_only
+def _print_stop(err: StopRequestedError) -> None:
+    print(err, file=sys.stderr)  # noqa: T201
 
 
 @rank_zero_only

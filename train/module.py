@@ -23,6 +23,9 @@ from train.recipe import NormMode, Recipe
 
 # keep the draws of a step apart from those of pre-roll, which has the same seed, epoch and batch
 NOISE_STREAM = 1
+WHAT_TO_DO = (
+    "the last good checkpoint is kept; set a lower learning_rate or precision: fp32 and start anew"
+)
 
 
 class TdrlModule(pl.LightningModule):
@@ -56,6 +59,7 @@ class TdrlModule(pl.LightningModule):
         self.val_top1 = MulticlassAccuracy(facts.model.num_classes, average="micro")
         self._name_batch = name_batch
         self._unchecked: tuple[Tensor, int, int] | None = None
+        self._validation_loss: Tensor | None = None
         self._compiled = torch.compile(self.model.run_clip) if recipe.compile else None
         freeze_norms(self.model, recipe.batch_norm)
 
@@ -93,8 +97,28 @@ class TdrlModule(pl.LightningModule):
         clip, label = batch
         mean_logits = self.model(clip).float().mean(1)
         self.val_top1(mean_logits, label)
-        self.log("val/loss", self.loss(mean_logits, label), sync_dist=True)
+        loss = self.loss(mean_logits, label)
+        before = self._validation_loss
+        self._validation_loss = loss if before is None else before + loss
+        self.log("val/loss", loss, sync_dist=True)
         self.log("val/top1", self.val_top1, prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """A new sum, whatever broke the last validation off."""
+        self._validation_loss = None
+
+    def on_validation_epoch_end(self) -> None:
+        """Weights whose validation loss is not a number are no checkpoint.
+
+        Raises:
+            DataError: It is not a number.
+        """
+        loss = self._validation_loss
+        if loss is not None and not torch.isfinite(loss):
+            raise DataError(
+                f"the validation loss is {float(loss)} after epoch {self.current_epoch + 1}; "
+                f"{WHAT_TO_DO}"
+            )
 
     def on_train_epoch_end(self) -> None:
         """The epoch's last loss is checked before the epoch counts.
@@ -125,9 +149,8 @@ class TdrlModule(pl.LightningModule):
         if not torch.isfinite(loss):
             held = "" if self._name_batch is None else f" ({self._name_batch(epoch, batch_idx)})"
             raise DataError(
-                f"the loss is {float(loss)} at epoch {epoch + 1}, batch {batch_idx + 1}{held}; the "
-                "last good checkpoint is kept; look at these clips, or set a lower learning_rate "
-                "or precision: fp32"
+                f"the loss is {float(loss)} at epoch {epoch + 1}, batch {batch_idx + 1}{held}; "
+                f"look at these clips; {WHAT_TO_DO}"
             )
 
     def _run_clip(self, clip: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, Pass]:
@@ -160,9 +183,13 @@ class TdrlModule(pl.LightningModule):
         """Put the facts beside the weights.
 
         Raises:
-            DataError: The last loss was not a number: such weights are not worth keeping.
+            DataError: The last loss or a weight is not a number: such weights are not worth keeping.
         """
         self.check_loss()
+        for name, tensor in self.model.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                step = self.trainer.global_step
+                raise DataError(f"{name} is not a number after update {step}; {WHAT_TO_DO}")
         checkpoint[ENTRY] = self.facts.to_json()
 
     def _pre_roll_state(self, clip: Tensor, batch_idx: int) -> list[Tensor] | None:

@@ -109,6 +109,8 @@ def schedule_of(
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=num_updates,
             pct_start=WARM_UP_SHARE,
+            # the momentum of SGD is the recipe's; AdamW's first beta goes against the rate
+            cycle_momentum=recipe.optimizer == "adamw",
         )
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at(recipe, num_updates))
 

@@ -24,9 +24,10 @@ from pathlib import Path
 from runtime.artifacts import ARTIFACTS
 from runtime.command import run_command
 from runtime.errors import DataError
-from train.data.check import Survey, format_of, survey
+from train.data.check import Survey, survey
 from train.data.check_findings import findings_of
 from train.data.check_page import write_page
+from train.data.check_read import format_of
 from train.data.check_summary import short_name, summary_line, table
 from train.data.entry import VideoSegment
 from train.data.finding import Finding

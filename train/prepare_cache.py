@@ -15,8 +15,9 @@ import numpy as np
 from runtime.command import one_line
 from runtime.errors import DataError
 from runtime.preprocess import resize
-from train.data.check import Survey, format_of
+from train.data.check import Survey
 from train.data.check_probe import in_processes
+from train.data.check_read import format_of
 from train.data.decode import DEFAULT_FPS, open_frames
 from train.data.entry import VideoSegment
 from train.data.formats import folders

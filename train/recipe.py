@@ -205,6 +205,11 @@ class Recipe:
             raise ValueError(
                 f"warmup_epochs must be < epochs {self.epochs}, got {self.warmup_epochs}"
             )
+        if self.validate_every > self.epochs:
+            raise ValueError(
+                f"validate_every must be <= epochs {self.epochs}, or no checkpoint is the best; "
+                f"got {self.validate_every}"
+            )
         if self.lr_batch is not None and self.optimizer != "sgd":
             raise ValueError("lr_batch scales the rate of sgd linearly; adamw takes it as it is")
 

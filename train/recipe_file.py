@@ -43,12 +43,19 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
     path = _path_of(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changes = {key: yaml.safe_load(text) for key, text in (overrides or {}).items()}
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise DataError(f"{path} is no valid YAML: {err}") from err
+    changes = {key: _parsed(key, text) for key, text in (overrides or {}).items()}
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold `field: value` lines, got {type(values).__name__}")
     return _checked({**values, **changes}, path)
+
+
+def _parsed(field: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise ValueError(f"{field} must be a YAML value, got {text!r}") from err
 
 
 def describe(name: str, overrides: Mapping[str, str] | None = None) -> str:
@@ -120,7 +127,7 @@ def _checked(values: dict[str, Any], path: Path) -> Recipe:
 def _of_preset(name: Any, path: Path) -> dict[str, Any]:
     if name is None:
         return {}
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {name!r}")
     return dict(vars(PRESETS[name]))
 

@@ -24,9 +24,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from runtime.errors import CheckpointError
 from runtime.files import whole_file
+from train.data.loader import ClipLoader
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+ORDER = "tdrl_order"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -175,6 +177,13 @@ class KeepGoing(pl.Callback):
         if wants_stop:
             self._stop(f"after batch {done} of epoch {trainer.current_epoch + 1}")
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note what the order of the clips depends on beside the recipe."""
+        if isinstance(trainer.train_dataloader, ClipLoader):
+            checkpoint[ORDER] = order_of(trainer.train_dataloader)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An epoch's end is a checkpoint: a signal that came since stops here.
 
@@ -226,6 +235,27 @@ class KeepGoing(pl.Callback):
         if trainer.world_size == 1:
             return wish
         return bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
+
+
+def order_of(loader: ClipLoader) -> dict[str, int]:
+    """What the order of the training clips depends on beside the recipe."""
+    sampler = loader.clip_sampler
+    return {"processes": sampler.num_ranks, "training clips": sampler.size}
+
+
+def require_same_order(loader: ClipLoader, checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuse to go on where the clips would come in another order.
+
+    Raises:
+        CheckpointError: The run had other data, or another number of processes.
+    """
+    now = order_of(loader)
+    for name, was in checkpoint.get(ORDER, {}).items():
+        if now[name] != was:
+            raise CheckpointError(
+                f"{path} was trained with {was} {name}, now there are {now[name]}; resume as it "
+                "began, or start anew under another --name"
+            )
 
 
 def batches_done(checkpoint: dict[str, Any]) -> tuple[int, int]:

@@ -104,7 +104,7 @@ def trainer_of(
             devices=hardware.num_devices,
             num_nodes=hardware.nodes,
             strategy="ddp" if processes > 1 else "auto",
-            precision=PRECISIONS[precision_of(recipe)],
+            precision=PRECISIONS[precision_of(recipe, hardware)],
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm or None,
             check_val_every_n_epoch=recipe.validate_every,
@@ -121,22 +121,24 @@ def trainer_of(
         raise ValueError(f"this machine cannot run it so: {err}") from err
 
 
-def precision_of(recipe: Recipe) -> str:
+def precision_of(recipe: Recipe, hardware: Hardware = THIS_MACHINE) -> str:
     """`fp32`, `bf16` or `fp16`: what `auto` means on this machine.
 
     Raises:
         ValueError: fp16 without a GPU.
     """
-    has_gpu = torch.cuda.is_available()
+    has_gpu = hardware.accelerator != "cpu" and torch.cuda.is_available()
     if recipe.precision == "auto":
-        return "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "fp32"
+        # older GPUs emulate bf16, slower than fp32
+        is_fast = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if is_fast else "fp32"
     if recipe.precision == "fp16" and not has_gpu:
         raise ValueError("precision fp16 needs a GPU; set precision: bf16 or fp32")
     return recipe.precision
 
 
 def _loggers(run: Path, hardware: Hardware) -> list[Logger]:
-    found: list[Logger] = [CSVLogger(run, name="logs")]
+    found: list[Logger] = [CSVLogger(run, name="logs", flush_logs_every_n_steps=1)]
     if hardware.tensorboard:
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError("TensorBoard is not installed; run: pip install 'tensorboard<3'")

@@ -15,7 +15,6 @@ TINY = Sizes(
     tape_validation_actions=4,
 )
 
-# no dropout: its noise does not survive a restart yet
 RECIPE = Recipe(
     backbone="tiny",
     height_px=32,
@@ -26,7 +25,7 @@ RECIPE = Recipe(
     epochs=2,
     batch_size=8,
     learning_rate=4e-3,
-    dropout=0.0,
+    dropout=0.1,
 )
 
 

@@ -330,3 +330,17 @@ def test_folds_replace_the_split(data):
     (data / "folds.csv").write_text("path,fold\ntrain/a.mp4,2\n")
     with pytest.raises(DataError, match=r"does not name .*b\.mp4; make the folds again"):
         load_split(yaml, "train", NAMES)
+
+
+def test_a_root_may_name_an_environment_variable(tmp_path, monkeypatch):
+    for split in ("train", "validation"):
+        for label in ("a", "b"):
+            (tmp_path / "clips" / split / label).mkdir(parents=True)
+            (tmp_path / "clips" / split / label / "1.mp4").touch()
+    spec = tmp_path / "my.yaml"
+    spec.write_text("root: $TDRL_TEST_PLACE/clips\n", encoding="utf-8")
+    monkeypatch.setenv("TDRL_TEST_PLACE", str(tmp_path))
+    assert read_labels(spec) == ("a", "b")
+    monkeypatch.delenv("TDRL_TEST_PLACE")
+    with pytest.raises(DataError, match=r"my\.yaml: root is '\$TDRL_TEST_PLACE/clips': set that"):
+        read_labels(spec)

@@ -5,11 +5,9 @@ Training refuses wrong data at the first fault. This looks on, so that one look 
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.command import one_line
@@ -17,21 +15,17 @@ from runtime.errors import DataError
 from runtime.preprocess import PictureRule
 from runtime.sampling import window_from_lengths
 from train.data.arrow_of_time import ArrayClips
-from train.data.catalog import FORMATS, detect_format, has_tape, load_split, load_tapes, read_labels
+from train.data.catalog import detect_format, has_tape, load_tapes, read_labels
 from train.data.check_probe import Recording, Span, Task, in_processes, inspect_recording
+from train.data.check_read import lines_of, read_splits, reading_warnings, twins_of
 from train.data.clips import ArrayClipSet, ClipRule
 from train.data.entry import VideoSegment
-from train.data.formats import own, segments
-from train.data.formats.base import Format, NoSplitError
 from train.data.formats.spec import DataSpec, read_spec
-from train.data.formats.table import read_table
 from train.data.split import Split
-from train.data.truth import COLUMNS, Segment
+from train.data.truth import Segment
 
-SPLITS = ("train", "validation", "test", "calibration")
 TAPES = ("tape", "tape_validation")
 MOST_DECODED = 2000  # recordings; of more than these a sample is decoded
-ANY_MISSING = 1 - 1e-9  # as `max_missing`: all but a whole split may be missing
 
 Key = tuple[Path, float | None, str | None]
 
@@ -156,9 +150,9 @@ def survey(data: Path, *, decode: bool | None = None, workers: int = 1) -> Surve
     """
     spec = read_spec(data)
     labels = read_labels(spec)
-    with _warnings() as warned:
-        splits, refused = _splits(spec, labels)
-    twins = _twins(splits)
+    with reading_warnings() as warned:
+        splits, refused = read_splits(spec, labels)
+    twins = twins_of(splits)
     for name in twins:
         del splits[name]
     wanted: defaultdict[Key, list[VideoSegment]] = defaultdict(list)
@@ -190,62 +184,8 @@ def survey(data: Path, *, decode: bool | None = None, workers: int = 1) -> Surve
     )
 
 
-def format_of(spec: DataSpec) -> Format:
-    """The format of a data set."""
-    name = detect_format(spec)
-    return next(kind for kind in FORMATS if kind.name == name)
-
-
 def _key(segment: VideoSegment) -> Key:
     return segment.path, segment.fps, segment.template
-
-
-def _splits(spec: DataSpec, labels: Sequence[str]) -> tuple[dict[str, Split], dict[str, str]]:
-    """Every split there is, and what training will refuse."""
-    splits: dict[str, Split] = {}
-    refused: dict[str, str] = {}
-    lenient = replace(spec, max_missing=ANY_MISSING)
-    for name in SPLITS:
-        try:
-            if name == "calibration" and not _is_listed(spec, name):
-                continue
-            splits[name] = load_split(spec, name, labels, every_class=False)
-        except NoSplitError as err:
-            if name in ("train", "validation"):
-                refused[name] = one_line(err)
-        except DataError as err:
-            refused[name] = one_line(err)
-            try:
-                splits[name] = load_split(lenient, name, labels, every_class=False)
-            except DataError:
-                continue
-    return splits, refused
-
-
-def _is_listed(spec: DataSpec, name: str) -> bool:
-    """Whether the data have such a split themselves.
-
-    Raises:
-        DataError: Its list is wrong.
-    """
-    kind = format_of(spec)
-    if kind is own.FORMAT and (spec.root / name / own.ARRAYS_NPY).is_file():
-        return True
-    try:
-        return bool(kind.clips(spec, name))
-    except NoSplitError:
-        return False
-
-
-def _twins(splits: Mapping[str, Split]) -> dict[str, str]:
-    """Splits with the very clips of an earlier one: some data have one list for two purposes."""
-    names = [name for name in splits if splits[name].segments]
-    return {
-        later: earlier
-        for place, later in enumerate(names)
-        for earlier in names[:place]
-        if "train" not in (earlier, later) and splits[later].segments == splits[earlier].segments
-    }
 
 
 def _decoded(wanted: Mapping[Key, Sequence[VideoSegment]], decode: bool | None) -> set[Key]:
@@ -273,7 +213,7 @@ def _clips(
         if split.arrays is not None:
             yield from _array_clips(name, split, split.arrays)
             continue
-        lines = _lines(spec, name)
+        lines = lines_of(spec, name)
         for item, segment in enumerate(split.segments):
             span: Span = next(spans[_key(segment)])
             place = (segment.path, segment.start_s, segment.end_s)
@@ -317,20 +257,6 @@ def _array_clips(name: str, split: Split, arrays: ArrayClips) -> Iterator[Checke
         )
 
 
-def _lines(spec: DataSpec, name: str) -> dict[tuple[Path, float, float | None], Iterator[str]]:
-    """Lines of every clip in its csv file; none for formats with other lists."""
-    kind = format_of(spec)
-    if kind not in (own.FORMAT, segments.FORMAT):
-        return {}
-    table = read_table(kind.listed(spec, name), COLUMNS)
-    folder = table.path.parent if kind is own.FORMAT else segments.video_folder(spec)
-    columns = [table.column(column) for column in COLUMNS[:3]]
-    lines: defaultdict[tuple[Path, float, float | None], list[str]] = defaultdict(list)
-    for row, (path, start_s, end_s) in enumerate(zip(*columns, strict=True)):
-        lines[folder / path, float(start_s), float(end_s)].append(table.where(row))
-    return {place: iter(found) for place, found in lines.items()}
-
-
 def _tapes(
     spec: DataSpec,
     labels: Sequence[str],
@@ -350,19 +276,3 @@ def _tapes(
             video = opened.get(path) or inspect_recording(Task(path, None, None, (), True))
             found.append(Tape(name, video, tuple(truth)))
     return tuple(found)
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collect what the formats warn of instead of printing it."""
-    found: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    log = logging.getLogger("train.data.formats")
-    propagates, log.propagate = log.propagate, False
-    log.addHandler(handler)
-    try:
-        yield found
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagates

@@ -157,7 +157,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _legend(axes: Any, dark: bool) -> None:
     if axes.get_legend_handles_labels()[0]:
-        legend = axes.legend(fontsize=8, frameon=False)
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(COLOURS) + 1}
+        legend = axes.legend(fontsize=8, frameon=False, **place)
         for text in legend.get_texts():
             text.set_color(INK[dark])
 

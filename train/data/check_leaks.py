@@ -42,10 +42,9 @@ def leaks(seen: Survey) -> Iterator[Finding]:
             yield Finding(
                 "error" if one == "train" else "warning",
                 "overlap",
-                f"{len(found)} of {len(seen.clips_of(other))} clips of {other} overlap clips of {one}, "
-                "the first one: "
-                f"{found[0][1].where} and {found[0][0].where}; the accuracy on {other} would be "
-                "flattered: put every recording into one split",
+                f"{len(found)} of {len(seen.clips_of(other))} clips of {other} overlap clips of "
+                f"{one}, the first one: {found[0][1].where} and {found[0][0].where}; the accuracy "
+                f"on {other} would be flattered: put every recording into one split",
             )
         else:
             yield Finding(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 import cv2
@@ -164,5 +166,15 @@ def _collate(items: list[Item | _Refusal]) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Loader processes are the threads: OpenCV's own would fight over the cores."""
+    """Loader processes are the threads: OpenCV's own would fight over the cores.
+
+    Ctrl-C and a service manager's SIGTERM reach every process of a command. The one that trains
+    answers them; it still needs its batches until the update is done and saved.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _overhear_once)
+
+
+def _overhear_once(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_DFL)

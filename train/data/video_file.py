@@ -6,6 +6,7 @@ PyAV brings its own encoder, so this room needs no ffmpeg; the device does not u
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from train.data.video_reader import VideoReader
 X264_OPTIONS = {"crf": "18", "preset": "veryfast", "bf": "0", "threads": "1"}
 
 
-def write_h264(path: Path, frames: Iterable[Picture], fps: int) -> int:
+def write_h264(path: Path, frames: Iterable[Picture], fps: int | Fraction) -> int:
     """Write frames to an H.264 mp4 file; they are encoded one by one as they come.
 
     Args:
@@ -79,7 +80,9 @@ def _check_first(frame: Picture) -> None:
         raise ValueError(f"H and W must be even for H.264, got {frame.shape[0]}×{frame.shape[1]}")
 
 
-def _encode(path: Path, shape: tuple[int, ...], frames: Iterable[Picture], fps: int) -> int:
+def _encode(
+    path: Path, shape: tuple[int, ...], frames: Iterable[Picture], fps: int | Fraction
+) -> int:
     count = 0
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=X264_OPTIONS)

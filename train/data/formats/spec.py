@@ -3,7 +3,8 @@
 The file is optional. It lies in the folder (DATA/data.yaml), beside it (DATA.yaml) or anywhere:
 `--data my.yaml` with `root:` leaves the data's folder untouched. All fields are optional too.
 
-    root: /data/ssv2          folder of the data, relative to this file; its own folder by default
+    root: /data/ssv2          folder of the data, relative to this file; its own folder by default;
+                              may name environment variables: $ROOMS
     format: something_v2      own, segments, something_v1, something_v2, jester, kinetics, ucf101,
                               lists or folders; read off the folder by default
     videos: clips             folder of the videos or frame folders, relative to root; also one
@@ -39,6 +40,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -308,8 +310,8 @@ def _parsed(source: Path) -> DataSpec:
             DataSpec(root=source.parent, **{k: given[k] for k in _alone(given, str(name))})
         except ValueError as err:
             raise DataError(f"{where}: {err}") from err
-    root = _root_of(source, given.pop("root", None))
     try:
+        root = _root_of(source, given.pop("root", None))
         return DataSpec(root=root, source=source, **given)
     except ValueError as err:
         raise DataError(f"{source}: {err}") from err
@@ -321,9 +323,16 @@ def _alone(given: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _root_of(source: Path, given: str | None) -> Path:
-    """The root as said; else the folder that the file is named like; else the file's folder."""
+    """The root as said; else the folder that the file is named like; else the file's folder.
+
+    Raises:
+        ValueError: It names an environment variable that is not set.
+    """
     if given is not None:
-        return source.parent / Path(given).expanduser()
+        expanded = os.path.expandvars(given)
+        if "$" in expanded:
+            raise ValueError(f"root is {given!r}: set that environment variable to the folder")
+        return source.parent / Path(expanded).expanduser()
     folder = source.with_suffix("")
     return folder if folder.is_dir() else source.parent
 
