@@ -6,6 +6,7 @@ with `weights_only=True`: a foreign file cannot run code.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,30 @@ def update_facts(path: Path, **changes: Any) -> Facts:
     """Change fields of a checkpoint's facts in place, whole or not at all.
 
     Raises:
-        CheckpointError: The file cannot be read.
+        CheckpointError: The file cannot be read or written.
     """
     data = read_checkpoint(path)
     facts = replace(Facts.from_json(data[ENTRY]), **changes)
     data[ENTRY] = facts.to_json()
-    with whole_file(path) as part:
-        torch.save(data, part)
+    write_checkpoint(data, path)
     return facts
+
+
+def write_checkpoint(data: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint, then rename it into place: whole or not at all.
+
+    Raises:
+        CheckpointError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        with whole_file(path) as part, part.open("wb") as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as err:
+        # torch wraps what the disk says in an error of its own
+        cause = err if isinstance(err, OSError) else err.__context__ or err
+        kept = "the checkpoint before it is kept" if path.is_file() else "none is there yet"
+        raise CheckpointError(
+            f"{path} cannot be written: {cause}; {kept}; make room and go on with --resume"
+        ) from err

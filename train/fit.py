@@ -53,7 +53,7 @@ from train.run_checkpoints import (
     remove_parts,
     require_same_order,
 )
-from train.trainer import THIS_MACHINE, Hardware, trainer_of
+from train.trainer import THIS_MACHINE, Hardware, together, trainer_of
 from train.training_data import (
     Rank,
     class_weights,
@@ -137,7 +137,7 @@ def fit(
         _note_missing({"training": train, "validation": validation}, broken)
     if rank.number == 0:
         remove_parts(folder)
-    with keeper.listening(), _ctrl_c_as_usual():
+    with keeper.listening(), _ctrl_c_as_usual(), together(trainer):
         trainer.fit(
             module,
             train_loader,

@@ -104,11 +104,17 @@ class EpochLines(pl.Callback):
         """Print the epoch's metrics."""
         if not trainer.is_global_zero:
             return
-        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        done = trainer.current_epoch + 1
+        is_validated = done % (trainer.check_val_every_n_epoch or 1) == 0
+        found = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            # Lightning keeps those of an earlier epoch
+            if is_validated or not name.startswith("val/")
+        }
         numbers = [f"{name} {value:.3f}" for name, value in sorted(found.items())]
         pace = self._pace.text(batches_left(trainer))
         numbers += [f"{name} {text}" for name, text in pace.items()]
-        done = trainer.current_epoch + 1
         print(f"epoch {done} of {trainer.max_epochs}: {', '.join(numbers)}", flush=True)  # noqa: T201
 
 

@@ -65,7 +65,7 @@ class Recipe:
         height_px: Height of the model's input.
         width_px: Width of the model's input.
         crop: Crop rule, see runtime/preprocess.py.
-        num_segments: T.
+        num_segments: T, frames a clip.
         window_s: Seconds of the live window; None takes the median training clip.
         sampling: Training clips: `live` draws windows as the runtime sees them, `segments` one
             frame a segment, `dense` a window of window_s anywhere.

@@ -42,13 +42,34 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
     """
     path = _path_of(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise DataError(f"{path} is no valid YAML: {err}") from err
     changes = {key: _parsed(key, text) for key, text in (overrides or {}).items()}
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold `field: value` lines, got {type(values).__name__}")
     return _checked({**values, **changes}, path)
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys; nobody writes a field twice on purpose."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The node's keys and values.
+
+        Raises:
+            yaml.constructor.ConstructorError: A key is there twice.
+        """
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _parsed(field: str, text: str) -> Any:

@@ -7,7 +7,6 @@ from there and ends where the uninterrupted one ends, bit for bit on a CPU.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -18,12 +17,11 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from runtime.errors import CheckpointError
-from runtime.files import whole_file
+from train.checkpoint import write_checkpoint
 from train.data.loader import ClipLoader
 
 BEST = "best.ckpt"
@@ -58,19 +56,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             CheckpointError: The disk is full, or the folder cannot be written.
         """
-        target = Path(path)
-        try:
-            with whole_file(target) as part, part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, RuntimeError) as err:
-            # torch wraps what the disk says in an error of its own
-            cause = err if isinstance(err, OSError) else err.__context__ or err
-            kept = "the checkpoint before it is kept" if target.is_file() else "none is there yet"
-            raise CheckpointError(
-                f"{target} cannot be written: {cause}; {kept}; make room and go on with --resume"
-            ) from err
+        write_checkpoint(checkpoint, Path(path))
 
 
 class RunCheckpoint(ModelCheckpoint):

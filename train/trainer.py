@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +20,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from runtime.errors import TdrlError
 from train.progress import Bar, EpochLines, Pace
 from train.recipe import Recipe
 from train.run_checkpoints import KeepGoing, WholeCheckpoints, keep_best, keep_last
@@ -27,6 +32,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+CHILD_GRACE_S = 5.0  # for the message of a process that ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +143,38 @@ def precision_of(recipe: Recipe, hardware: Hardware = THIS_MACHINE) -> str:
     return recipe.precision
 
 
+@contextmanager
+def together(trainer: pl.Trainer) -> Iterator[None]:
+    """Processes of one run end together, and the one with the reason says it.
+
+    Raises:
+        TdrlError: Another process ended first.
+    """
+    try:
+        yield
+    except RuntimeError as err:
+        _end_children(trainer)
+        is_lost = isinstance(err, torch.distributed.DistError) or "gloo" in str(err)
+        if trainer.world_size > 1 and is_lost:
+            raise TdrlError("another process of this run ended; its message says why") from err
+        raise
+    except TdrlError:
+        _end_children(trainer)
+        raise
+
+
+def _end_children(trainer: pl.Trainer) -> None:
+    """End the processes that Lightning started here; they wait for this one for ever."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    for process in launcher.procs:
+        try:
+            process.wait(CHILD_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def _loggers(run: Path, hardware: Hardware) -> list[Logger]:
     found: list[Logger] = [CSVLogger(run, name="logs", flush_logs_every_n_steps=1)]
     if hardware.tensorboard:
@@ -156,6 +194,6 @@ def _plugins() -> list[Any]:
 
 def _quiet_lightning() -> None:
     """Leave out Lightning's tips: about its cloud, and about loaders that are as we want them."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
