@@ -6,7 +6,7 @@
 The data.yaml names its file of folds (`python -m train.prepare --folds 5`). Every model is trained
 on all folds but one and answers the clips and the untrimmed recordings of that one, so that every
 recording is answered by a model that has not seen it. The last epoch is measured: nothing is
-chosen on the fold. Intervals come from resampling whole recordings. A run that is finished is
+chosen on the fold, and the consensus is the recipe's (`--set consensus_len=4`), or T. Intervals come from resampling whole recordings. A run that is finished is
 kept, so an interrupted cross-validation goes on where it stopped.
 """
 
@@ -57,7 +57,6 @@ class Plan:
         folds: Folds that are held out in turn.
         sets: `FIELD=VALUE` changes of the recipe.
         protocol: Views of a clip, see `train.protocols`.
-        consensus_len: Steps a live decision averages; None takes T.
         events: Which runs of live decisions are events.
         runs: Folder of the runs.
         jobs: Trainings at a time.
@@ -69,7 +68,6 @@ class Plan:
     folds: tuple[int, ...]
     sets: tuple[str, ...]
     protocol: str
-    consensus_len: int | None
     events: EventRule
     runs: Path
     jobs: int
@@ -171,9 +169,6 @@ def _answer(plan: Plan, spec: DataSpec, model: str, fold: int) -> Answered:
     data = read_spec(_data_of(plan, spec, fold))
     member = load_members([path])[0]
     facts = member.facts
-    if plan.consensus_len is not None:
-        sampling = replace(facts.sampling, consensus_len=plan.consensus_len)
-        member = Member(path, member.model, replace(facts, sampling=sampling))
     split = load_split(data, "validation", facts.labels)
     clips = evaluate_clips([member], split, parse_protocol(plan.protocol)).answers
     recordings = [str(segment.path) for segment in split.segments]
@@ -341,7 +336,6 @@ def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]
         "sets": list(plan.sets),
         "folds": list(plan.folds),
         "protocol": plan.protocol,
-        "consensus_len": plan.consensus_len,
         "event_threshold": plan.events.threshold,
         "event_min_s": plan.events.min_duration_s,
         "classes": labels,
@@ -421,7 +415,6 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field"
     )
     parser.add_argument("--protocol", default="1x1", metavar="CxK", help="default: 1x1")
-    parser.add_argument("--consensus-len", type=int, help="steps a live decision averages")
     parser.add_argument("--event-threshold", type=float, default=0.0, metavar="P")
     parser.add_argument("--event-min-s", type=float, default=0.0, metavar="S")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs and results")
@@ -462,7 +455,6 @@ def _plan(options: argparse.Namespace) -> Plan:
         folds=tuple(folds),
         sets=tuple(options.set),
         protocol=options.protocol,
-        consensus_len=options.consensus_len,
         events=EventRule(options.event_threshold, options.event_min_s),
         runs=options.runs,
         jobs=options.jobs,

@@ -61,14 +61,20 @@ class TdrlModule(pl.LightningModule):
         self._unchecked: tuple[Tensor, int, int] | None = None
         self._validation_loss: Tensor | None = None
         self._compiled = torch.compile(self.model.run_clip) if recipe.compile else None
-        freeze_norms(self.model, recipe.batch_norm)
+        self._freeze()
 
     def train(self, mode: bool = True) -> TdrlModule:
         """Training or evaluation mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         if mode:
-            freeze_norms(self.model, self.recipe.batch_norm)
+            self._freeze()
         return self
+
+    def _freeze(self) -> None:
+        freeze_norms(self.model, self.recipe.batch_norm)
+        if self.recipe.freeze_stem:
+            for part in self.model.backbone.stem():
+                part.eval().requires_grad_(False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch of clips (N, T, 3, H, W) and classes (N,).

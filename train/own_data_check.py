@@ -31,7 +31,6 @@ from train.experiment import ROOT, command
 CLASSES = ("slide_left", "slide_right", "rise", "fall", "turn_clockwise")
 RECIPE = "own"
 HELD_OUT_PER_CLASS = 20
-SESSION = "made"
 PAGE = ROOT / "docs" / "measurements" / "own-data.md"
 RUN = ARTIFACTS / "own_data_check"
 
@@ -82,7 +81,8 @@ def make_clips(data: Path, clips_per_class: int, seed: int = 0) -> None:
         folder = data / split / label
         folder.mkdir(parents=True, exist_ok=True)
         scene = make_scene(label, seed, split, index)
-        write_clip(folder / f"{SESSION}_{number:04d}.mp4", scene)
+        # a session of its own: no two clips share an object or a background
+        write_clip(folder / f"{label}-{number:04d}_0001.mp4", scene)
     with whole_file(data / "labels.txt") as part:
         part.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
 

@@ -67,6 +67,8 @@ class Recipe:
         crop: Crop rule, see runtime/preprocess.py.
         num_segments: T, frames a clip.
         window_s: Seconds of the live window; None takes the median training clip.
+        consensus_len: How many of the last logits a live decision averages; None fits it on a
+            validation tape where there is one, else takes T.
         sampling: Training clips: `live` draws windows as the runtime sees them, `segments` one
             frame a segment, `dense` a window of window_s anywhere.
         validation: The same for validation clips, without chance.
@@ -90,6 +92,8 @@ class Recipe:
         weight_decay: On weights of convolutions and linear layers only.
         clip_norm: Largest norm of the gradient; 0 does not limit it.
         batch_norm: `train`; `partial` freezes all but the first (TSN's partial BN); `frozen`.
+        freeze_stem: What comes before the first temporal unit keeps its weights: a third less work
+            for EfficientNet-Lite0, and less to overfit.
         ema: Decay of the mean of the weights that is validated and kept; 0 takes the weights.
         precision: `auto` is bf16 on a GPU that can, else fp32.
         compile: Compile the model (torch.compile).
@@ -122,6 +126,7 @@ class Recipe:
     crop: Crop = "full"
     num_segments: int = 8
     window_s: float | None = None
+    consensus_len: int | None = None
     sampling: Sampling = "live"
     validation: Sampling = "segments"
     multi_scale_crop: bool = False
@@ -143,6 +148,7 @@ class Recipe:
     weight_decay: float = 0.02
     clip_norm: float = 20.0
     batch_norm: NormMode = "train"
+    freeze_stem: bool = False
     ema: float = 0.0
     precision: Precision = "auto"
     compile: bool = False
@@ -174,6 +180,8 @@ class Recipe:
             raise ValueError("td_loss reads no block: set td_loss: 0, or td_blocks: [2, 3, 4]")
         if self.form == "lookahead" and self.pre_roll > 0:
             raise ValueError("pre_roll needs form causal; set pre_roll: 0 for lookahead")
+        if self.freeze_stem and self.init is None:
+            raise ValueError("freeze_stem keeps weights that init brings; give init or do without")
         self.unit()
 
     def _check_ranges(self) -> None:
@@ -183,7 +191,7 @@ class Recipe:
                     raise ValueError(f"{name} must be {text}, got {getattr(self, name)}")
         if self.workers != "auto" and not self.workers >= 0:
             raise ValueError(f"workers must be auto or >= 0, got {self.workers}")
-        for name in ("window_s", "lr_batch"):
+        for name in ("window_s", "lr_batch", "consensus_len"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be > 0, got {value}")

@@ -56,7 +56,7 @@ def facts_of(recipe: Recipe, train: Split, name: str) -> Facts:
         sampling=SamplingContract(
             num_segments=recipe.num_segments,
             window_s=window_s,
-            consensus_len=recipe.num_segments,
+            consensus_len=recipe.consensus_len or recipe.num_segments,
             clip_lengths=ClipLengths.of(lengths_s),
         ),
         recipe=recipe.to_json(),

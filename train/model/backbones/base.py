@@ -47,6 +47,10 @@ class Backbone(nn.Module):
         """All blocks with a temporal unit, in the order of the data."""
         raise NotImplementedError
 
+    def stem(self) -> Sequence[nn.Module]:
+        """What comes before the first temporal unit, batch norms included."""
+        raise NotImplementedError
+
     @staticmethod
     def own_name(published: str) -> str:
         """The name here of a tensor in the published ImageNet weights."""

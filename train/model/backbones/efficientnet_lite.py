@@ -167,6 +167,11 @@ class EfficientNetLite0(Backbone):
         """The 9 blocks with a shortcut, in the order of the data."""
         return [layer for layer in self.layers if isinstance(layer, SkipBlock)]
 
+    def stem(self) -> list[nn.Module]:
+        """The first convolution and the layers up to the first with a shortcut."""
+        before = [isinstance(layer, SkipBlock) for layer in self.layers].index(True)
+        return [self.conv_stem, self.bn0, *self.layers[:before]]
+
     @staticmethod
     def own_name(published: str) -> str:
         """The name here of a published tensor.

@@ -145,6 +145,10 @@ class ResNet(Backbone):
             x = block(x, run)
         return x.mean((2, 3))
 
+    def stem(self) -> list[nn.Module]:
+        """The first convolution."""
+        return [self.conv1, self.bn1]
+
     def blocks(self) -> list[BasicBlock | Bottleneck]:
         """All residual blocks in the order of the data."""
         return [block for stage in (1, 2, 3, 4) for block in getattr(self, f"layer{stage}")]
