@@ -6,8 +6,9 @@
 The data.yaml names its file of folds (`python -m train.prepare --folds 5`). Every model is trained
 on all folds but one and answers the clips and the untrimmed recordings of that one, so that every
 recording is answered by a model that has not seen it. The last epoch is measured: nothing is
-chosen on the fold, and the consensus is the recipe's (`--set consensus_len=4`), or T. Intervals come from resampling whole recordings. A run that is finished is
-kept, so an interrupted cross-validation goes on where it stopped.
+chosen on the fold, and a live decision averages what the recipe says (`--set consensus_len=4`), or
+T steps. Intervals come from resampling whole recordings. A run that is finished is kept, so an
+interrupted cross-validation goes on where it stopped.
 """
 
 from __future__ import annotations

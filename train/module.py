@@ -189,7 +189,7 @@ class TdrlModule(pl.LightningModule):
         """Put the facts beside the weights.
 
         Raises:
-            DataError: The last loss or a weight is not a number: such weights are not worth keeping.
+            DataError: The last loss or a weight is no number: such weights are not worth keeping.
         """
         self.check_loss()
         for name, tensor in self.model.state_dict().items():

@@ -127,8 +127,8 @@ hold the same frames in reverse order.
 
 | training clips a class | held-out clips | clip top-1, last epoch | training |
 |---|---|---|---|
-| {outcome.clips_per_class} | {outcome.held_out} | {outcome.top1:.1%} ({lower:.1%} to {upper:.1%}) | \
-{outcome.train_s / 60:.1f} min |
+| {outcome.clips_per_class} | {outcome.held_out} | {outcome.top1:.1%} ({lower:.1%} to {upper:.1%}) \
+| {outcome.train_s / 60:.1f} min |
 
 {measured_on(("torch", "pytorch-lightning", "numpy", "opencv-python", "av"))}
 """

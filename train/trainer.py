@@ -136,7 +136,7 @@ def precision_of(recipe: Recipe, hardware: Hardware = THIS_MACHINE) -> str:
     Raises:
         ValueError: fp16 without a GPU.
     """
-    has_gpu = hardware.accelerator != "cpu" and torch.cuda.is_available()
+    has_gpu = _has_gpu(hardware)
     if recipe.precision == "auto":
         # older GPUs emulate bf16, slower than fp32
         is_fast = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -183,6 +183,27 @@ def _end_children(trainer: pl.Trainer) -> None:
             process.wait(CHILD_GRACE_S)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def _require_compiler(hardware: Hardware) -> None:
+    """Refuse before the start what torch.compile would refuse after it, in a traceback.
+
+    Raises:
+        ValueError: What it calls is not installed.
+    """
+    # Triton, on a GPU, builds its launchers in C; the CPU's kernels are C++
+    on_gpu = _has_gpu(hardware)
+    name, usual = ("CC", ("gcc", "clang")) if on_gpu else ("CXX", ("g++",))
+    wanted = (os.environ[name],) if os.environ.get(name) else usual
+    if not any(shutil.which(compiler) for compiler in wanted):
+        raise ValueError(
+            f"compile needs a {'C' if on_gpu else 'C++'} compiler, {' or '.join(wanted)} is not "
+            f"here; install it (Debian: apt install g++), set {name}, or set compile: false"
+        )
+
+
+def _has_gpu(hardware: Hardware) -> bool:
+    return hardware.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _loggers(run: Path, hardware: Hardware) -> list[Logger]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,11 +84,8 @@ def in_a_child(body):
     if pid == 0:
         try:
             os._exit(run_command(body))
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
         finally:
+            traceback.print_exc()
             os._exit(99)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

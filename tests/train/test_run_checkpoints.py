@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_every_epoch_is_kept_where_only_every_second_one_is_validated(
     usual = WholeCheckpoints.save_checkpoint
 
     def save_checkpoint(plugin, checkpoint, path, storage_options=None):
-        saved.append((os.path.basename(path), checkpoint["epoch"]))
+        saved.append((Path(path).name, checkpoint["epoch"]))
         usual(plugin, checkpoint, path, storage_options)
 
     monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", save_checkpoint)
@@ -241,9 +242,7 @@ def test_a_rate_that_is_far_too_high_leaves_no_ruined_checkpoint(
         assert all(torch.isfinite(tensor).all() for tensor in weights.values()), path.name
 
 
-def test_weights_that_the_last_update_ruined_are_not_kept(
-    recipe, tiny_data, tmp_path, monkeypatch
-):
+def test_weights_that_the_last_update_ruined_are_not_kept(recipe, tiny_data, tmp_path, monkeypatch):
     """The loss was fine, the gradient was not: no later loss of the epoch says so."""
 
     def on_after_backward(module):
