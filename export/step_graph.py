@@ -23,16 +23,14 @@ class StepGraph(nn.Module):
         model: A causal model in evaluation mode.
 
     Raises:
-        ExportError: The model looks ahead.
+        ExportError: The model cannot stream.
     """
 
     def __init__(self, model: Tdrl) -> None:
         super().__init__()
-        if model.config.unit.form != "causal":
-            raise ExportError(
-                "form 'lookahead' sees the next frame and cannot stream; fine-tune the causal "
-                "form from this checkpoint (recipe field init)"
-            )
+        reason = model.config.offline_reason
+        if reason is not None:
+            raise ExportError(reason)
         self.model = model
 
     def forward(self, frame: Tensor, reset: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

@@ -52,6 +52,7 @@ class Row:
 
 
 MODELS = "Models"
+BASELINES = "Baselines"
 CPU_ROWS = (
     Row("tsn", "TSN (no temporal module)", MODELS, {"preset": "tsn"}),
     Row("tsm", "TSM, causal", MODELS, {"preset": "tsm"}),
@@ -62,6 +63,13 @@ CPU_ROWS = (
 _NO_PEM = {"pem": "false"}
 _LOOKAHEAD = {"form": "lookahead"}
 GPU_ROWS = (
+    Row("gru", "TSN + GRU on pooled features", BASELINES, {"preset": "tsn", "head": "gru"}),
+    Row(
+        "tconv",
+        "TSN + causal convolution over time on pooled features",
+        BASELINES,
+        {"preset": "tsn", "head": "tconv"},
+    ),
     Row("td-25", "TSM + TD loss, 25 % of channels", "TD loss", {**_NO_PEM, "td_ratio": "0.25"}),
     Row("td-50", "TSM + TD loss, 50 %", "TD loss", _NO_PEM),
     Row("td-75", "TSM + TD loss, 75 %", "TD loss", {**_NO_PEM, "td_ratio": "0.75"}),

@@ -139,8 +139,9 @@ def load_weights(model: Tdrl, data: dict[str, Any], path: Path) -> None:
     if misfits:
         raise CheckpointError(
             f"{path} holds another architecture than {model.config.backbone} "
-            f"({model.config.unit.temporal}, pem {model.config.unit.pem}): {len(misfits)} tensors "
-            f"do not fit, first {misfits[0]}; give the recipe it was trained with"
+            f"({model.config.unit.temporal}, pem {model.config.unit.pem}, "
+            f"head {model.config.head}): {len(misfits)} tensors do not fit, first {misfits[0]}; "
+            "give the recipe it was trained with"
         )
     model.load_state_dict(weights)
 

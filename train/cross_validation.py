@@ -45,6 +45,7 @@ from train.scores import INTERVAL_PERCENT, NUM_RESAMPLES, Classes, Probs
 
 RUNS = ARTIFACTS / "cross_validation"
 RESULT = "result.json"
+TAPE = "tape_validation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +156,16 @@ def _data_of(plan: Plan, spec: DataSpec, fold: int) -> Path:
 
 def _train(plan: Plan, spec: DataSpec, model: str, fold: int) -> None:
     run, settings = _folder(plan, model, fold), _settings(plan, model)
-    if kept(run / RESULT, settings) is not None:
+    data = str(plan.data.absolute())
+    found = kept(run / RESULT, settings)
+    if found is not None and found.get("data", data) == data:
         return
     arguments = ["--recipe", plan.recipe, "--name", model, "--out", str(run), "--overwrite"]
     arguments += ["--data", str(_data_of(plan, spec, fold))]
     for change in settings[1:]:
         arguments += ["--set", change]
     command("train.fit", arguments, jobs=plan.jobs)
-    keep(run / RESULT, settings, {"fold": fold})
+    keep(run / RESULT, settings, {"fold": fold, "data": data})
 
 
 def _answer(plan: Plan, spec: DataSpec, model: str, fold: int) -> Answered:
@@ -173,19 +176,20 @@ def _answer(plan: Plan, spec: DataSpec, model: str, fold: int) -> Answered:
     split = load_split(data, "validation", facts.labels)
     clips = evaluate_clips([member], split, parse_protocol(plan.protocol)).answers
     recordings = [str(segment.path) for segment in split.segments]
+    is_live = facts.model.offline_reason is None and has_tape(data, TAPE, facts.labels)
     return Answered(
         facts.labels,
         clips.probs,
         clips.label,
         tuple(recordings[item] for item in clips.items),
-        tuple(_tapes(member, data)) if has_tape(data, "tape", facts.labels) else (),
+        tuple(_tapes(member, data)) if is_live else (),
         facts.sampling.window_s,
     )
 
 
 def _tapes(member: Member, data: DataSpec) -> list[LiveTape]:
     labels = member.facts.labels
-    tapes = load_tapes(data, "tape_validation", labels)
+    tapes = load_tapes(data, TAPE, labels)
     return watch(bundle_of(member.facts), member.model, tapes)
 
 
@@ -298,31 +302,32 @@ def live_of(answered: Answered, rule: EventRule) -> LiveScore | None:
 
 
 def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]) -> dict[str, Any]:
-    """The result as plain values.
+    """The result as plain values; the recall of a class without a clip is None.
 
     Args:
         plan: What was done.
         found: What `cross_validate` gave.
         wanted_labels: Classes that the balanced accuracy is of; empty for all.
+
+    Raises:
+        DataError: None of these classes has a clip.
     """
     first = next(iter(found.values()))
     labels = list(wanted_labels) or list(first.labels)
     wanted = [first.labels.index(label) for label in labels]
+    if not np.isin(first.label, wanted).any():
+        raise DataError(f"the folds {list(plan.folds)} hold no clip of {', '.join(labels)}")
     models = {}
     for name, answered in found.items():
         chosen = _only(answered, wanted)
+        recall = recalls(best_of(chosen, wanted), chosen.label, len(first.labels))[wanted]
         live = live_of(answered, plan.events)
         models[name] = {
             "balanced_accuracy": vars(accuracy_of(answered, wanted)),
-            "recall": dict(
-                zip(
-                    labels,
-                    recalls(best_of(chosen, wanted), chosen.label, len(first.labels))[
-                        wanted
-                    ].tolist(),
-                    strict=True,
-                )
-            ),
+            "recall": {
+                label: None if np.isnan(share) else float(share)
+                for label, share in zip(labels, recall, strict=True)
+            },
             "clips": len(chosen.label),
             "live": None if live is None else live.to_json(),
         }
@@ -355,7 +360,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for name, found in result["models"].items():
         gain = result["gain_over_base"].get(name)
-        cells = [f"{100 * found['recall'][label]:.0f} %" for label in labels]
+        cells = [_share(found["recall"][label]) for label in labels]
         over = "" if gain is None else _points(Interval(**gain))
         accuracy = Interval(**found["balanced_accuracy"]).percent()
         lines.append(f"| {name} | {accuracy} | {over} | {' | '.join(cells)} |")
@@ -427,25 +432,33 @@ def _plan(options: argparse.Namespace) -> Plan:
     """The plan of a command line.
 
     Raises:
-        ValueError: Unknown models or folds.
+        ValueError: Unknown models or folds, or a number out of range.
         DataError: The data have no folds.
     """
-    models = tuple(name.strip() for name in options.models.split(","))
+    # a model or fold that is named twice would count twice
+    models = tuple(dict.fromkeys(name.strip() for name in options.models.split(",")))
     unknown = [name for name in models if name not in PRESETS]
     if unknown:
         raise ValueError(f"--models must be of {', '.join(PRESETS)}, got {unknown[0]!r}")
     if options.jobs < 1:
         raise ValueError(f"--jobs must be >= 1, got {options.jobs}")
+    for change in options.set:
+        if "=" not in change:
+            raise ValueError(f"--set wants FIELD=VALUE, got {change!r}")
+    parse_protocol(options.protocol)
     spec = read_spec(options.data)
     if spec.folds is None:
         raise DataError(
             f"{options.data} names no folds; make them: python -m train.prepare --data "
-            f"{options.data} --folds 5, and write `folds: folds.csv` into it"
+            f"{options.data} --folds 5, and write `folds: folds.csv` and `fold: 0` into it"
         )
     known = sorted(set(read_folds(spec.folds, spec.root).values()))
     folds = known
     if options.only_folds:
-        folds = [int(text) for text in options.only_folds.split(",")]
+        texts = [text.strip() for text in options.only_folds.split(",")]
+        if not all(text.isdecimal() for text in texts):
+            raise ValueError(f"--only-folds must be numbers, got {options.only_folds!r}")
+        folds = list(dict.fromkeys(map(int, texts)))
     strangers = [fold for fold in folds if fold not in known]
     if strangers:
         raise ValueError(f"{spec.folds} has no fold {strangers[0]}, there are {known}")

@@ -153,7 +153,7 @@ def evaluate(
 def _live(members: Sequence[Member], data: Path, events: EventRule) -> LiveResult | None:
     """Live metrics of one causal model; an ensemble has no one state to stream with."""
     model, facts = members[0].model, members[0].facts
-    if len(members) > 1 or facts.model.unit.form != "causal":
+    if len(members) > 1 or facts.model.offline_reason is not None:
         return None
     if not has_tape(data, "tape", facts.labels):
         return None

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,14 +31,22 @@ def run_all(
 
     Args:
         tasks: What to do.
-        run: Does one; the first error ends the whole.
+        run: Does one; after an error no other task begins.
         jobs: Tasks at a time, >= 1.
         title: Of the bar.
     """
     bar = tqdm(total=len(tasks), desc=title, disable=None)
+    failed = threading.Event()
 
     def one(task: Task) -> Outcome:
-        outcome = run(task)
+        # the pool takes its next task before anybody hears of the error
+        if failed.is_set():
+            raise DataError("left out, an earlier task failed")
+        try:
+            outcome = run(task)
+        except BaseException:
+            failed.set()
+            raise
         bar.update()
         return outcome
 
@@ -69,8 +78,9 @@ def command(module: str, arguments: Sequence[str], *, jobs: int = 1) -> None:
         check=False,
     )
     if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise DataError(f"python -m {module} {' '.join(arguments)} failed: {' '.join(last)}")
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        last = said[-1] if said else f"it said nothing, its status is {done.returncode}"
+        raise DataError(f"python -m {module} {' '.join(arguments)} failed: {last}")
 
 
 def kept(path: Path, settings: Sequence[str]) -> dict[str, Any] | None:

@@ -189,7 +189,7 @@ def _note_missing(splits: dict[str, Split], broken: Path) -> None:
 def _finish(best: Path, facts: Facts, recipe: Recipe, data: Path, top1: float) -> None:
     """Put into the best checkpoint what is known only now: its accuracy, the consensus."""
     facts = update_facts(best, metrics={"val_top1": top1})
-    is_open = recipe.form == "causal" and recipe.consensus_len is None
+    is_open = facts.model.offline_reason is None and recipe.consensus_len is None
     if is_open and has_tape(data, "tape_validation", facts.labels):
         consensus_len = fit_consensus(best, data)
         update_facts(best, sampling=replace(facts.sampling, consensus_len=consensus_len))

@@ -37,7 +37,8 @@ def factors_of(name: str, parameter: nn.Parameter, recipe: Recipe) -> Factors:
         Factor of the learning rate, and 0 or 1 for the weight decay.
     """
     decay = 1.0 if parameter.ndim > 1 else 0.0
-    is_bias = name.endswith(".bias")
+    # a GRU's are called bias_ih_l0 and bias_hh_l0
+    is_bias = name.rpartition(".")[2].startswith("bias")
     rate = 1.0
     if name.startswith("backbone.") and ".unit." not in name:
         rate = recipe.backbone_lr
@@ -51,7 +52,7 @@ def factors_of(name: str, parameter: nn.Parameter, recipe: Recipe) -> Factors:
 
 
 def _is_norm(name: str) -> bool:
-    return ".unit." not in name and not name.startswith("fc.")
+    return ".unit." not in name and not name.startswith(("fc.", "head."))
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe, rate: float) -> list[dict[str, object]]:

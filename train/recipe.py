@@ -10,6 +10,7 @@ from runtime.preprocess import Crop
 from train.data.loader import Workers
 from train.data.sampling import SAMPLINGS, Sampling
 from train.model.backbones.table import BACKBONES
+from train.model.head import HEADS, Head
 from train.model.pem import Form, StartMotion
 from train.model.unit import TEMPORALS, Temporal, UnitConfig
 
@@ -21,6 +22,7 @@ Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "backbone": BACKBONES,
     "temporal": TEMPORALS,
+    "head": HEADS,
     "crop": ("center", "full"),  # a region belongs to one camera, not to a recipe
     "form": ("causal", "lookahead"),
     "start_motion": ("zeros", "last_difference"),
@@ -39,7 +41,7 @@ NOT_NEGATIVE = ("td_loss", "weight_decay", "seed", "warmup_epochs", "clip_norm")
 # fields, the range in words, whether a value lies in it
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (POSITIVE, "> 0", lambda value: value > 0),
-    (("pre_roll", "label_smoothing"), "in [0, 1]", lambda value: 0 <= value <= 1),
+    (("pre_roll", "label_smoothing", "low_light"), "in [0, 1]", lambda value: 0 <= value <= 1),
     (("dropout", "jitter", "ema", "momentum"), "in [0, 1)", lambda value: 0 <= value < 1),
     (("td_ratio",), "in (0, 1]", lambda value: 0 < value <= 1),
     (NOT_NEGATIVE, ">= 0", lambda value: value >= 0),
@@ -62,6 +64,8 @@ class Recipe:
         start_motion: PEM's m_0: `zeros`, or the paper's `last_difference` (lookahead only).
         shift_div: TSM moves C/shift_div channels.
         form: `causal` streams, `lookahead` is for whole clips.
+        head: What reads the pooled features over time: `none`, or a baseline of the ablation that
+            does not stream, `gru` or `tconv` (causal, three frames), 256 channels at most.
         height_px: Height of the model's input.
         width_px: Width of the model's input.
         crop: Crop rule, see runtime/preprocess.py.
@@ -75,6 +79,7 @@ class Recipe:
         multi_scale_crop: TSN's random crops.
         flip: Mirror half of the clips; classes that say a direction become their partner.
         jitter: Largest relative change of brightness, contrast and colour.
+        low_light: Share of the clips that are shown as in the dark.
         cache: Folder that `train.prepare --cache` filled; None decodes the recordings.
         epochs: Passes over the training set.
         batch_size: Clips a step and process.
@@ -121,6 +126,7 @@ class Recipe:
     start_motion: StartMotion = "zeros"
     shift_div: int = 8
     form: Form = "causal"
+    head: Head = "none"
     height_px: int = 224
     width_px: int = 224
     crop: Crop = "full"
@@ -132,6 +138,7 @@ class Recipe:
     multi_scale_crop: bool = False
     flip: bool = False
     jitter: float = 0.0
+    low_light: float = 0.0
     cache: str | None = None
     epochs: int = 30
     batch_size: int = 32
@@ -180,6 +187,8 @@ class Recipe:
             raise ValueError("td_loss reads no block: set td_loss: 0, or td_blocks: [2, 3, 4]")
         if self.form == "lookahead" and self.pre_roll > 0:
             raise ValueError("pre_roll needs form causal; set pre_roll: 0 for lookahead")
+        if self.head != "none" and self.pre_roll > 0:
+            raise ValueError(f"head {self.head} begins with its clip; set pre_roll: 0")
         if self.freeze_stem and self.init is None:
             raise ValueError("freeze_stem keeps weights that init brings; give init or do without")
         self.unit()

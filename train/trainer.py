@@ -92,7 +92,7 @@ def trainer_of(
     """
     _quiet_lightning()
     if recipe.compile:
-        _require_compiler()
+        _require_compiler(hardware)
     folder = run / "checkpoint"
     processes = hardware.num_devices * hardware.nodes
     pace = Pace(recipe.batch_size * recipe.num_segments * processes)
@@ -144,13 +144,6 @@ def precision_of(recipe: Recipe, hardware: Hardware = THIS_MACHINE) -> str:
     if recipe.precision == "fp16" and not has_gpu:
         raise ValueError("precision fp16 needs a GPU; set precision: bf16 or fp32")
     return recipe.precision
-
-
-def _require_compiler() -> None:
-    """torch.compile makes C++ for a CPU, and its Triton a C stub for a GPU."""
-    named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
-    if not any(shutil.which(name) for name in (named or ("g++", "gcc", "clang++", "clang"))):
-        raise ValueError("compile needs a C++ compiler; install g++ or set compile: false")
 
 
 @contextmanager

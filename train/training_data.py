@@ -50,6 +50,7 @@ def facts_of(recipe: Recipe, train: Split, name: str) -> Facts:
             num_classes=len(train.labels),
             unit=recipe.unit(),
             dropout=recipe.dropout,
+            head=recipe.head,
         ),
         labels=train.labels,
         picture=PictureRule(height_px=recipe.height_px, width_px=recipe.width_px, crop=recipe.crop),
@@ -146,7 +147,7 @@ def validation_loader(
 
 def augment_rule(recipe: Recipe, labels: tuple[str, ...]) -> AugmentRule | None:
     """How training clips are varied; None where they are not."""
-    if not (recipe.multi_scale_crop or recipe.flip or recipe.jitter):
+    if not (recipe.multi_scale_crop or recipe.flip or recipe.jitter or recipe.low_light):
         return None
     return AugmentRule(
         multi_scale_crop=recipe.multi_scale_crop,
@@ -154,15 +155,16 @@ def augment_rule(recipe: Recipe, labels: tuple[str, ...]) -> AugmentRule | None:
         flip_map=flip_map(labels) if recipe.flip else {},
         seed=recipe.seed,
         jitter=recipe.jitter,
+        low_light=recipe.low_light,
     )
 
 
 def class_weights(split: Split) -> Tensor:
-    """Weights (K,) that give every class the same share in the loss, on average 1 a clip."""
+    """Weights (K,) that give every class with clips the same share in the loss, mean 1 a clip."""
     counts = torch.zeros(len(split.labels))
     for label in split.clip_labels:
         counts[label] += 1
-    return counts.sum() / (len(counts) * counts.clamp_min(1))
+    return counts.sum() / ((counts > 0).sum() * counts.clamp_min(1))
 
 
 def clips_of_batch(loader: ClipLoader, epoch: int, batch_idx: int, split: Split) -> str:

@@ -8,6 +8,7 @@ import torch
 from export.step_graph import ClipGraph, StepGraph
 from runtime.errors import ExportError
 from tests.export.small import PICTURE, UNITS, moving_frames, small_model
+from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
 
 ROWS = 3
@@ -57,3 +58,10 @@ def test_lookahead_is_refused_with_the_way_out():
     model = small_model("tiny", UnitConfig(form="lookahead", shift_div=4))
     with pytest.raises(ExportError, match="fine-tune the causal form"):
         StepGraph(model)
+
+
+def test_a_head_over_time_is_refused():
+    unit = UnitConfig(temporal="none", pem=False)
+    config = ModelConfig(backbone="tiny", num_classes=4, unit=unit, head="gru")
+    with pytest.raises(ExportError, match="head gru is a baseline of the ablation and does not"):
+        StepGraph(Tdrl(config).eval())

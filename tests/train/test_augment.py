@@ -286,3 +286,44 @@ def test_no_jitter_keeps_every_level():
 def test_too_much_jitter_is_refused(jitter):
     with pytest.raises(ValueError, match=r"jitter must be in \[0, 1\), got"):
         AugmentRule(jitter=jitter)
+
+
+# ---- low light
+
+
+def test_low_light_darkens_its_share_of_the_clips_and_nothing_else():
+    rule = AugmentRule(low_light=0.4, seed=3)
+    frames = [np.full((20, 20, 3), 112, np.uint8)] * 2
+    picture = PictureRule(height_px=20, width_px=20)
+    levels = []
+    for item in range(300):
+        pictures, _ = rule.apply(frames, 0, picture, (0, item))
+        assert np.array_equal(pictures[0], pictures[1]), "one light a clip"
+        levels.append(int(pictures[0][0, 0, 0]))
+    dark = [level for level in levels if level != 112]
+    assert 0.3 < len(dark) / 300 < 0.5
+    assert min(dark) >= 112 / 32 - 1
+    assert max(dark) <= 56
+    assert sum(level < 20 for level in dark) > 0.3 * len(dark), "log-uniform: the dark is dark"
+
+
+def test_low_light_leaves_the_other_draws_alone():
+    frames = [np.arange(40 * 40 * 3, dtype=np.uint32).reshape(40, 40, 3).astype(np.uint8)]
+    picture = PictureRule(height_px=32, width_px=32)
+    plain = AugmentRule(multi_scale_crop=True, flip=True, flip_map={0: 1, 1: 0}, seed=1)
+    dark = AugmentRule(
+        multi_scale_crop=True, flip=True, flip_map={0: 1, 1: 0}, seed=1, low_light=0.5
+    )
+    same = 0
+    for item in range(40):
+        (one,), label = plain.apply(frames, 0, picture, (0, item))
+        (other,), other_label = dark.apply(frames, 0, picture, (0, item))
+        assert label == other_label
+        same += np.array_equal(one, other)
+    assert 5 < same < 35
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_of_dark_clips_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match=r"low_light must be in \[0, 1\], got"):
+        AugmentRule(low_light=share)

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from runtime.command import run_command
-from tests.train.test_resume import ALL_ON, REPOSITORY, assert_same_run
+from tests.train.test_resume import ALL_ON, REPOSITORY, assert_same_run, in_a_child
 from train.checkpoint import read_checkpoint
-from train.fit import BEST, LAST, fit, main
+from train.data.arrow_of_time import LABELS
+from train.data.catalog import load_split
+from train.fit import fit, main
 from train.module import TdrlModule
+from train.run_checkpoints import BEST, LAST
 from train.trainer import Hardware
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -53,46 +56,50 @@ def in_two_processes(body):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    pids = [start_process(rank, port, body) for rank in (0, 1)]
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def start_process(rank, port, body):
     sys.stdout.flush()
     sys.stderr.flush()
-    pids = []
-    for rank in ("0", "1"):
-        pid = os.fork()
-        if pid == 0:
-            given = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port}
-            sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {**given, **sizes, "TORCHELASTIC_RUN_ID": "x"}
-            try:
-                signal.alarm(120)  # a process that waits for ever is a failure
-                status = run_command(lambda: body(int(rank)))
-                sys.stdout.flush()
-                os._exit(status)
-            except BaseException:
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            signal.alarm(120)  # a process that waits for ever is a failure
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+            sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
+            os.environ |= {**ranks, **sizes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            status = run_command(lambda: body(rank))
+            sys.stdout.flush()
+        finally:
+            if status == 99:
                 traceback.print_exc()
-            finally:
-                os._exit(99)
-        pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+            os._exit(status)
+    return pid
 
 
 def test_two_processes_share_the_clips_and_speak_with_one_voice(recipe, data, tmp_path, capfd):
     """Both end with the same weights; what is printed and written, one of them does."""
+    scaled = replace(recipe, epochs=1, optimizer="sgd", lr_batch=64, learning_rate=0.04)
     seen = tmp_path / "seen"
     seen.mkdir()
 
     def body(rank):
         usual = TdrlModule.training_step
-        clips = []
+        labels = []
 
         def training_step(module, batch, batch_idx):
-            clips.extend(batch[0].flatten(1).long().sum(1).tolist())
+            labels.extend(batch[1].tolist())
             return usual(module, batch, batch_idx)
 
         def on_train_end(module):
-            torch.save((clips, module.model.state_dict()), seen / str(rank))
+            torch.save((labels, module.model.state_dict()), seen / str(rank))
 
-        TdrlModule.training_step, TdrlModule.on_train_end = training_step, on_train_end
-        fit(replace(recipe, epochs=1), data, tmp_path / "run", name="x", hardware=CPU)
+        TdrlModule.training_step = training_step  # type: ignore[method-assign]
+        TdrlModule.on_train_end = on_train_end  # type: ignore[method-assign]
+        fit(scaled, data, tmp_path / "run", name="x", hardware=CPU)
 
     assert in_two_processes(body) == [0, 0]
     out, err = capfd.readouterr()
@@ -101,13 +108,16 @@ def test_two_processes_share_the_clips_and_speak_with_one_voice(recipe, data, tm
     assert "Traceback" not in err
     (first, weights), (second, same) = (torch.load(seen / rank) for rank in "01")
     assert (len(first), len(second)) == (40, 40)
-    assert len({*first, *second}) == 40, "a clip and its reversal have the same sum"
+    assert sorted([*first, *second]) == sorted(load_split(data, "train", LABELS).clip_labels)
     norms = ("running_mean", "running_var", "num_batches_tracked")
     trained = [name for name in weights if not name.endswith(norms)]
     assert all(torch.equal(weights[name], same[name]) for name in trained)
     last = read_checkpoint(tmp_path / "run" / "checkpoint" / LAST)
     assert last["global_step"] == 5, "80 clips, 2 processes, batches of 8"
     assert last["tdrl_order"] == {"processes": 2, "training clips": 80}
+    (optimizer,) = last["optimizer_states"]
+    rates = {group["max_lr"] for group in optimizer["param_groups"]}
+    assert rates == {0.04 * 16 / 64}, "for the clips of both processes"
 
 
 # ---- against a real torchrun
@@ -145,7 +155,7 @@ def finished(arguments):
 
 
 @pytest.mark.slow
-def test_processes_of_our_own_stop_together_go_on_and_do_what_torchruns_do(whole, data, tmp_path):
+def test_processes_of_our_own_stop_together_and_go_on_under_torchrun(whole, data, tmp_path, capfd):
     command = ["-m", "train.fit", *arguments(data, tmp_path), "--devices", "2"]
     with started(command) as process:
         assert process.stdout.readline().startswith("epoch 1 of 2: ")
@@ -154,9 +164,10 @@ def test_processes_of_our_own_stop_together_go_on_and_do_what_torchruns_do(whole
     assert process.returncode == 143
     (line,) = err.splitlines()
     assert line.startswith("stopped by SIGTERM after ")
-    status, out, err = finished([*command, "--resume"])
-    assert (status, err) == (0, "")
-    assert sum(line.startswith("best checkpoint ") for line in out) == 1
+    resumed = [*arguments(data, tmp_path), "--resume"]
+    assert in_two_processes(lambda rank: main(resumed)) == [0, 0]
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("best")]
+    assert line.startswith(f"best checkpoint {tmp_path / 'checkpoint' / BEST}: clip top-1 ")
     assert_same_run(tmp_path, whole)
 
 
@@ -170,7 +181,7 @@ def test_a_stop_of_either_process_stops_both_and_the_run_goes_on(
             if rank == asked and (module.current_epoch, batch_idx) == (1, 1):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        TdrlModule.on_train_batch_start = on_train_batch_start
+        TdrlModule.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
         return main(arguments(data, tmp_path))
 
     assert in_two_processes(stopped)[asked] == 143
@@ -192,7 +203,7 @@ def ruin_losses(rank):
         bad = module.global_rank == rank and module.trainer.global_step == 4
         return usual(module, mean_logits, label) * (float("nan") if bad else 1.0)
 
-    TdrlModule._classification_loss = loss
+    TdrlModule._classification_loss = loss  # type: ignore[method-assign]
 
 
 def assert_failed_well(run, err):
@@ -204,7 +215,6 @@ def assert_failed_well(run, err):
     assert all(torch.isfinite(tensor).all() for tensor in saved["state_dict"].values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_loss_that_is_no_number_on_one_process_ends_both(data, tmp_path, capfd, failing):
     """Nobody waits for a process that is gone."""
@@ -218,18 +228,19 @@ def test_a_loss_that_is_no_number_on_one_process_ends_both(data, tmp_path, capfd
 
 
 @pytest.mark.slow
-def test_processes_of_our_own_end_with_the_one_that_started_them(data, tmp_path):
-    script = tmp_path / "fit.py"
-    script.write_text(
-        "import sys\n"
-        "from runtime.command import run_command\n"
-        "from tests.train.test_distributed import ruin_losses\n"
-        "from train.fit import main\n"
-        "if __name__ == '__main__':\n"
-        "    ruin_losses(0)\n"
-        "    sys.exit(run_command(main))\n"
-    )
-    run = tmp_path / "run"
-    status, _, err = finished([str(script), *arguments(data, run), "--devices", "2"])
-    assert status == 1
-    assert_failed_well(run, err)
+def test_a_process_that_we_started_ends_with_the_one_that_started_it(data, tmp_path, capfd):
+    """Rank 0 is a fork of this process, rank 1 the command that Lightning starts for it."""
+    argv = [*arguments(data, tmp_path / "run"), "--devices", "2"]
+
+    def body():
+        ruin_losses(0)
+        # what Lightning starts anew is the script of this process
+        sys.modules["__main__"].__spec__ = None
+        sys.argv = [str(REPOSITORY / "train" / "fit.py"), *argv]
+        os.environ |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        return main(argv)
+
+    assert in_a_child(body) == 1
+    err = capfd.readouterr().err
+    assert_failed_well(tmp_path / "run", err)
+    assert sum(line.startswith("error: the loss is nan") for line in err.splitlines()) == 1

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from train.checkpoint import read_checkpoint
+from train.fit import fit
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import TEMPORALS
 from train.optimizer import factors_of, optimizer_of, schedule_of
 from train.recipe import Recipe
 from train.recipe_file import load_recipe
+from train.run_checkpoints import LAST
 
 SGD: dict[str, Any] = {"backbone": "tiny", "optimizer": "sgd", "learning_rate": 0.01}
 
@@ -108,6 +111,25 @@ def test_the_rate_is_for_so_many_clips_an_update(clips, rate):
     assert {group["lr"] for group in fixed.param_groups} == {0.01}
 
 
+def test_accumulated_batches_count_for_the_rate(recipe, tiny_data, tmp_path):
+    """16 clips an update, not the 8 of a batch; several processes: test_distributed.py."""
+    small = replace(
+        recipe,
+        epochs=1,
+        accumulate=2,
+        optimizer="sgd",
+        lr_batch=64,
+        schedule="cosine",
+        learning_rate=0.04,
+    )
+    fit(small, tiny_data, tmp_path, name="x")
+    last = read_checkpoint(tmp_path / "checkpoint" / LAST)
+    (optimizer,) = last["optimizer_states"]
+    assert {group["initial_lr"] for group in optimizer["param_groups"]} == {0.04 * 16 / 64}
+    assert last["global_step"] == 5
+    assert last["lr_schedulers"][0]["last_epoch"] == 5, "a step of the schedule an update"
+
+
 def test_the_optimisers_are_those_that_the_recipe_names():
     sgd = optimizer_of(model_of(Recipe(**SGD)), Recipe(**SGD, momentum=0.8), 8)
     assert isinstance(sgd, torch.optim.SGD)
@@ -171,6 +193,6 @@ def test_one_cycle_peaks_in_every_group_and_leaves_sgds_momentum(optimizer):
 @pytest.mark.parametrize("num_updates", [1, 2, 3, 6, 7, 8, 13, 14, 20])
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "steps"])
 def test_short_runs_have_a_schedule_too(schedule, num_updates):
-    steps = {"lr_steps": (1,)} if schedule == "steps" else {}
+    steps: dict[str, Any] = {"lr_steps": (1,)} if schedule == "steps" else {}
     recipe = Recipe(backbone="tiny", learning_rate=0.01, epochs=2, schedule=schedule, **steps)
     assert all(0 <= rate <= 0.0100001 for rate in rates(recipe, num_updates))

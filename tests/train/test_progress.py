@@ -1,10 +1,13 @@
 """What people see while a run runs."""
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import replace
 
@@ -61,8 +64,9 @@ def test_what_is_left_counts_from_where_a_run_goes_on(recipe, tiny_data, tmp_pat
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar(recipe, tiny_data, tmp_path):
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
     command = [sys.executable, "-m", "train.fit", *argv_of(recipe, tiny_data, tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=theirs, stderr=theirs, stdin=theirs, env=environment
     ) as process:

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,9 @@ import torch
 from runtime.command import run_command
 from runtime.errors import CheckpointError
 from train.checkpoint import read_checkpoint
-from train.fit import BEST, LAST, fit, main
+from train.fit import fit, main
 from train.module import TdrlModule
-from train.run_checkpoints import WholeCheckpoints
+from train.run_checkpoints import BEST, LAST, WholeCheckpoints
 from train.trainer import Hardware
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,6 +51,7 @@ TENSORS = ("state_dict", "current_model_state", "optimizer_states", "lr_schedule
 
 def flat(value, name=""):
     """Leaves of nested containers by their path."""
+    items: Iterable[tuple[Any, Any]]
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list | tuple):
@@ -325,6 +328,7 @@ def test_sigterm_to_the_whole_process_group_stops_a_real_command(whole, all_on, 
         env=environment,
         start_new_session=True,
     ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline().startswith("epoch 1 of 2: ")
         os.killpg(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=60)

@@ -14,9 +14,9 @@ from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError
 from tests.train.test_resume import argv_of, in_a_child
 from train.checkpoint import read_checkpoint
-from train.fit import BEST, LAST, fit, main
+from train.fit import fit, main
 from train.module import TdrlModule
-from train.run_checkpoints import WholeCheckpoints, remove_parts
+from train.run_checkpoints import BEST, LAST, WholeCheckpoints, remove_parts
 from train.trainer import Hardware
 
 QUICK = Hardware(accelerator="cpu", save_every_s=0)
@@ -67,7 +67,7 @@ def test_a_disk_that_fills_while_training_ends_in_one_line_and_the_run_goes_on(
         usual(plugin, checkpoint, path, storage_options)
 
     def body():
-        WholeCheckpoints.save_checkpoint = save_checkpoint
+        WholeCheckpoints.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
         fit(recipe, tiny_data, run, name="trained", hardware=QUICK)
 
     assert in_a_child(body) == 1
@@ -88,7 +88,10 @@ def test_a_disk_that_is_full_at_the_very_end_is_one_line_too(
     run = tmp_path / "run"
 
     def body():
-        TdrlModule.on_train_end = lambda module: limit_files(50_000)
+        def on_train_end(module):
+            limit_files(50_000)
+
+        TdrlModule.on_train_end = on_train_end  # type: ignore[method-assign]
         fit(recipe, tiny_data, run, name="trained", hardware=QUICK)
 
     assert in_a_child(body) == 1

@@ -14,10 +14,10 @@ from runtime.command import run_command
 from tests.train.test_resume import argv_of
 from train.checkpoint import load_checkpoint, read_checkpoint
 from train.evaluate import clip_logits, load_clips, top1_of
-from train.fit import BEST, LAST, fit, main
+from train.fit import fit, main
 from train.module import TdrlModule
 from train.recipe import Recipe
-from train.run_checkpoints import KeepGoing, WholeCheckpoints
+from train.run_checkpoints import BEST, LAST, KeepGoing, WholeCheckpoints
 from train.trainer import Hardware, precision_of, trainer_of
 
 CPU = Hardware(accelerator="cpu")
@@ -137,7 +137,7 @@ def test_a_missing_tensorboard_is_one_line(recipe, tiny_data, tmp_path, capsys, 
 
 def test_the_log_is_on_the_disk_while_the_run_goes_on(recipe, tiny_data, tmp_path, monkeypatch):
     """A killed run keeps the metrics of its epochs."""
-    seen = []
+    seen: list[str] = []
 
     def on_train_epoch_start(module):
         seen.extend(path.read_text() for path in (tmp_path / "logs").rglob("metrics.csv"))

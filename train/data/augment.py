@@ -42,6 +42,8 @@ PLACES = (
 )
 # Keeps these draws apart from the sampling of frames, which has the same seed, epoch and item.
 STREAM = 1
+# Of the light in a darkened clip; a lit room of grey level 112 becomes 3.5 to 56.
+DARKEST, LIGHTEST = 1 / 32, 1 / 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class AugmentRule:
         seed: Seed of the draws.
         jitter: Largest relative change of brightness, contrast and each colour, in [0, 1); 0.2 is
             mild. For small sets of one room and one light; the published recipes use none.
+        low_light: Share of the clips that are darkened, to between half and a thirty-second of
+            their light: a room at night, as a camera without infrared sees it.
     """
 
     multi_scale_crop: bool = False
@@ -63,8 +67,11 @@ class AugmentRule:
     flip_map: Mapping[int, int] = field(default_factory=dict)
     seed: int = 0
     jitter: float = 0.0
+    low_light: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.low_light <= 1:
+            raise ValueError(f"low_light must be in [0, 1], got {self.low_light}")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be in [0, 1), got {self.jitter}")
 
@@ -88,11 +95,14 @@ class AugmentRule:
         place = PLACES[rng.integers(len(PLACES))]
         mirrors = rng.random() < 0.5
         table = light_table(rng, self.jitter)
+        is_dark, gain = rng.random() < self.low_light, dark_gain(rng)
+        if is_dark:
+            table = np.rint(table * gain).astype(np.uint8)
         if self.multi_scale_crop:
             pictures = [cut(frame, picture, pair, place) for frame in frames]
         else:
             pictures = [fit_picture(frame, picture) for frame in frames]
-        if self.jitter > 0:
+        if self.jitter > 0 or is_dark:
             pictures = [cv2.LUT(one, table) for one in pictures]  # type: ignore[misc]
         if self.flip and mirrors and label in self.flip_map:
             pictures = [one[:, ::-1] for one in pictures]
@@ -167,6 +177,11 @@ def cut(
     picture[:] = PAD_RGB
     picture[top:bottom, left:right] = inner
     return picture
+
+
+def dark_gain(rng: np.random.Generator) -> float:
+    """How much light is left in the dark: log-uniform between `DARKEST` and `LIGHTEST`."""
+    return float(np.exp(rng.uniform(np.log(DARKEST), np.log(LIGHTEST))))
 
 
 def light_table(rng: np.random.Generator, jitter: float) -> NDArray[np.uint8]:

@@ -52,7 +52,7 @@ def cost_of(config: ModelConfig, *, num_segments: int, height_px: int, width_px:
         clip = torch.empty(1, num_segments, 3, height_px, width_px)
         clip_macs = _macs(model, clip)
         step_macs, state_size = None, None
-        if config.unit.offline_reason is None:
+        if config.offline_reason is None:
             state = model.zero_state(1, height_px, width_px)
             step_macs = _macs(model.step, clip[:, 0], state)
             state_size = sum(tensor.numel() for tensor in state)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.model.backbones.table import BACKBONES, build_backbone
+from train.model.head import HEADS, Head, build_head
 from train.model.unit import Pass, UnitConfig, UnitState
 
 
@@ -26,12 +27,15 @@ class ModelConfig:
         num_classes: Classes K.
         unit: What stands at the entry of every residual branch.
         dropout: Dropout before the classifier, 0..1.
+        head: What reads the pooled features over time, before the classifier: a baseline of the
+            ablation that does not stream.
     """
 
     backbone: str
     num_classes: int
     unit: UnitConfig = field(default_factory=UnitConfig)
     dropout: float = 0.0
+    head: Head = "none"
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -42,6 +46,18 @@ class ModelConfig:
             raise ValueError(f"num_classes must be >= 2, got {self.num_classes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+
+    @property
+    def offline_reason(self) -> str | None:
+        """Why the model cannot stream, and what to do; None if it can."""
+        if self.head != "none":
+            return (
+                f"head {self.head} is a baseline of the ablation and does not stream; "
+                "train with head none to stream"
+            )
+        return self.unit.offline_reason
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as checkpoints store it."""
@@ -75,7 +91,11 @@ class Tdrl(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone, config.unit)
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(self.backbone.num_features, config.num_classes)
+        num_features = self.backbone.num_features
+        self.head = build_head(config.head, num_features)
+        if self.head is not None:
+            num_features = self.head.num_features
+        self.fc = nn.Linear(num_features, config.num_classes)
         self.register_buffer(
             "mean", torch.tensor(self.backbone.mean_rgb).view(3, 1, 1), persistent=False
         )
@@ -116,11 +136,18 @@ class Tdrl(nn.Module):
 
         Returns:
             Logits (N, T, K), and the pass with the blocks' states and the TD-loss taps.
+
+        Raises:
+            ValueError: The model takes no such state.
         """
+        if state is not None and self.head is not None:
+            raise ValueError(f"head {self.config.head} takes no state: it begins with its clip")
         num_frames = clip.shape[1]
         states = None if state is None else self.unpack_state(state)
         run = Pass(num_frames, states)
         features = self.backbone(self._normalise(clip.flatten(0, 1)), run)
+        if self.head is not None:
+            features = self.head(features.unflatten(0, (-1, num_frames))).flatten(0, 1)
         return self.fc(self.dropout(features)).unflatten(0, (-1, num_frames)), run
 
     def step(
@@ -137,11 +164,9 @@ class Tdrl(nn.Module):
             one feature map (N, M, H, W) a block whose temporal module keeps one.
 
         Raises:
-            ValueError: The model looks ahead.
+            ValueError: The model cannot stream.
         """
-        reason = self.config.unit.offline_reason
-        if reason is not None:
-            raise ValueError(reason)
+        self._require_streaming()
         run = Pass(None, None if state is None else self.unpack_state(state))
         logits = self.fc(self.backbone(self._normalise(frame), run))
         return logits, self.pack_state(run.states_out)
@@ -178,7 +203,12 @@ class Tdrl(nn.Module):
         ]
 
     def zero_state(self, rows: int, height_px: int, width_px: int) -> list[Tensor]:
-        """The state at a stream's start, for pictures of the given size."""
+        """The state at a stream's start, for pictures of the given size.
+
+        Raises:
+            ValueError: The model cannot stream.
+        """
+        self._require_streaming()
         frame = torch.zeros(1, 3, height_px, width_px, device=self.mean.device)
         training = self.training
         self.eval()
@@ -186,6 +216,11 @@ class Tdrl(nn.Module):
             _, state = self.step(frame)
         self.train(training)
         return [tensor.new_zeros(rows, *tensor.shape[1:]) for tensor in state]
+
+    def _require_streaming(self) -> None:
+        reason = self.config.offline_reason
+        if reason is not None:
+            raise ValueError(reason)
 
     def _normalise(self, pictures: Tensor) -> Tensor:
         return (pictures.to(self.mean.dtype) - self.mean) / self.std

@@ -87,7 +87,10 @@ class UnitConfig:
             return None
         if self.temporal == "vsn":
             return f"{VSN_IS_OFFLINE}; train another temporal module to stream"
-        return "form 'lookahead' cannot step; fine-tune the causal form to stream"
+        return (
+            "form 'lookahead' sees the next frame and cannot stream; fine-tune the causal form "
+            "from this checkpoint (recipe field init)"
+        )
 
 
 @dataclass
