@@ -111,10 +111,10 @@ def test_a_clip_that_cannot_be_loaded_is_one_clear_line(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_clips_are_counted_over_all_workers(video, tmp_path, workers):
     """Each worker alone would stay below the limit."""
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no video")
-    bad = {0, 70, 140, 210}
-    segments = [VideoSegment(broken if i in bad else video, 0, 1, i) for i in range(300)]
+    bad = {i: tmp_path / f"broken{i}.mp4" for i in (0, 70, 140, 210)}
+    for path in bad.values():
+        path.write_bytes(b"no video")
+    segments = [VideoSegment(bad.get(i, video), 0, 1, i) for i in range(300)]
     clips = VideoClipSet(segments, PICTURE, RULE, broken_list=tmp_path / "broken.txt")
     with pytest.raises(DataError, match="4 of 300 clips cannot be read, at most 1% may"):
         batches_of(loader_of(clips, workers=workers, batch_size=5, shuffle=False))
