@@ -394,7 +394,7 @@ def test_a_loss_that_is_no_share(checkpoint, data, tmp_path, capsys, loss):
 def test_no_data(checkpoint, tmp_path, capsys):
     arguments = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--data")
     assert run_main(*arguments, tmp_path / "nowhere") == 1
-    says(capsys, "no clips in", "nowhere")
+    says(capsys, "nowhere is no folder; give a data folder")
     assert listing(tmp_path) == []
 
 

@@ -232,8 +232,8 @@ def test_a_clip_that_cannot_be_read_is_replaced_by_the_next_one(mostly_good, tmp
     assert not torch.equal(clips[1, 5][0], clips[1, 7][0]), "cut by its own key"
     assert clips.num_broken == 2
     lines = (tmp_path / "run" / "broken.txt").read_text().splitlines()
-    assert len(lines) == 2
-    assert all("broken.mp4" in line for line in lines)
+    assert len(lines) == 1, "two clips of one file: it is listed once"
+    assert "broken.mp4" in lines[0]
 
 
 def test_replacements_do_not_depend_on_what_was_read_before(mostly_good):

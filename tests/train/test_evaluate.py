@@ -151,7 +151,7 @@ def test_evaluation_that_cannot_be_done_is_one_line(trained, tmp_path, capsys):
     best = trained / "checkpoint" / "best.ckpt"
     for argv, message in (
         (["--checkpoint", str(tmp_path / "a.ckpt"), "--data", str(tmp_path)], "no checkpoint at"),
-        (["--checkpoint", str(best), "--data", str(tmp_path)], "no clips in"),
+        (["--checkpoint", str(best), "--data", str(tmp_path)], "holds data of no known format"),
     ):
         assert run_command(partial(main, [*argv, "--out", str(tmp_path / "out")])) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()

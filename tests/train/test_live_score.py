@@ -288,7 +288,10 @@ def test_truth_is_read_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,start_s,end_s\na,0,1\n", r"t\.csv lacks the column 'label'; it needs path,start_s"),
+        (
+            "path,start_s,end_s\na,0,1\n",
+            r"t\.csv line 1 lacks the column 'label'; it needs path,start_s",
+        ),
         ("", "lacks the column 'path'"),
         ("path,start_s,end_s,label\n", "lists no action"),
         (
@@ -302,7 +305,7 @@ def test_truth_is_read_as_written(tmp_path):
         ("path,start_s,end_s,label\na,x,2,open\n", "line 2: start_s must be a number, got 'x'"),
         ("path,start_s,end_s,label\na,0,nan,open\n", "line 2: end_s must be finite, got nan"),
         ("path,start_s,end_s,label\na,-1,2,open\n", "line 2: start_s must be >= 0, got -1"),
-        ("path,start_s,end_s,label\na,0\n", "line 2: unknown label ''"),
+        ("path,start_s,end_s,label\na,0\n", "line 2 has 2 fields, the header has 4"),
     ],
 )
 def test_wrong_truth_files_are_clear_errors(tmp_path, text, message):
