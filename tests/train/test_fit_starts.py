@@ -156,3 +156,40 @@ def test_lite0_learns_from_imagenet_weights(recipe, tiny_data, tmp_path):
     gates = [p for name, p in model.named_parameters() if name.endswith("pem.attend.weight")]
     assert gates
     assert all(gate.any() for gate in gates), "they begin as zeros"
+
+
+def test_a_frozen_stem_keeps_its_weights_and_statistics(tiny_data, recipe, trained, tmp_path):
+    start = trained / "checkpoint" / BEST
+    frozen = replace(recipe, epochs=1, init=str(start), freeze_stem=True)
+    fit(frozen, tiny_data, tmp_path, name="x", hardware=CPU)
+    before, after = (
+        load_checkpoint(path)[0].state_dict() for path in (start, tmp_path / "checkpoint" / BEST)
+    )
+    stem = [name for name in before if name.startswith(("backbone.conv1.", "backbone.bn1."))]
+    assert len(stem) == 6
+    assert all(torch.equal(after[name], before[name]) for name in stem)
+    learned = [n for n in before if n.startswith("backbone.layer") and n.endswith("conv1.weight")]
+    assert not any(torch.equal(after[name], before[name]) for name in learned)
+
+
+def test_the_stem_of_lite0_ends_before_its_first_temporal_unit():
+    backbone = Tdrl(ModelConfig(backbone="efficientnet_lite0", num_classes=2)).backbone
+    stem = {id(p) for part in backbone.stem() for p in part.parameters()}
+    names = [name for name, p in backbone.named_parameters() if id(p) in stem]
+    layers = {name.split(".")[1] for name in names if name.startswith("layers.")}
+    assert layers == {"0", "1"}
+    assert not any(".unit." in name for name in names)
+    assert {"conv_stem.weight", "bn0.weight"} <= set(names)
+
+
+def test_a_frozen_stem_needs_weights_to_freeze(recipe):
+    with pytest.raises(ValueError, match="freeze_stem keeps weights that init brings"):
+        replace(recipe, freeze_stem=True)
+
+
+def test_a_consensus_that_the_recipe_says_is_not_fitted(tiny_data, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.fit.fit_consensus", None)
+    best = fit(
+        replace(recipe, epochs=1, consensus_len=3), tiny_data, tmp_path, name="x", hardware=CPU
+    )
+    assert load_checkpoint(best)[1].sampling.consensus_len == 3
