@@ -111,8 +111,9 @@ test: $(VENV)/.base ## Tests without GPU, browser or system packages (minutes)
 	$(PY) -m pytest -q -m 'not slow and not rtsp and not soak and not shared' $(ARGS)
 
 test-all: ## What CI runs: checks, all tests with the real parts, and the demo
-	.ci/apt ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
-	  gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
+	.ci/apt ffmpeg g++ python3-dev python3-gi gir1.2-gst-rtsp-server-1.0 \
+	  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
+	  gstreamer1.0-libav
 	$(MAKE) --no-print-directory install RTX=1
 	$(MAKE) --no-print-directory check
 	TDRL_ALL_PARTS=1 $(PY) -m pytest -q -m 'not soak and not shared' $(ARGS)
