@@ -59,6 +59,7 @@ class Plan:
         folds: Folds that are held out in turn.
         sets: `FIELD=VALUE` changes of the recipe.
         protocol: Views of a clip, see `train.protocols`.
+        live: Whether the untrimmed recordings are watched too.
         events: Which runs of live decisions are events.
         runs: Folder of the runs.
         jobs: Trainings at a time.
@@ -70,6 +71,7 @@ class Plan:
     folds: tuple[int, ...]
     sets: tuple[str, ...]
     protocol: str
+    live: bool
     events: EventRule
     runs: Path
     jobs: int
@@ -176,7 +178,8 @@ def _answer(plan: Plan, spec: DataSpec, model: str, fold: int) -> Answered:
     split = load_split(data, "validation", facts.labels)
     clips = evaluate_clips([member], split, parse_protocol(plan.protocol)).answers
     recordings = [str(segment.path) for segment in split.segments]
-    is_live = facts.model.offline_reason is None and has_tape(data, TAPE, facts.labels)
+    streams = plan.live and facts.model.offline_reason is None
+    is_live = streams and has_tape(data, TAPE, facts.labels)
     return Answered(
         facts.labels,
         clips.probs,
@@ -421,6 +424,9 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field"
     )
     parser.add_argument("--protocol", default="1x1", metavar="CxK", help="default: 1x1")
+    parser.add_argument(
+        "--no-live", action="store_true", help="clips only: do not watch the untrimmed recordings"
+    )
     parser.add_argument("--event-threshold", type=float, default=0.0, metavar="P")
     parser.add_argument("--event-min-s", type=float, default=0.0, metavar="S")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs and results")
@@ -469,6 +475,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         folds=tuple(folds),
         sets=tuple(options.set),
         protocol=options.protocol,
+        live=not options.no_live,
         events=EventRule(options.event_threshold, options.event_min_s),
         runs=options.runs,
         jobs=options.jobs,

@@ -52,6 +52,7 @@ def plan_of(**changes):
         folds=(0, 1),
         sets=("epochs=2",),
         protocol="1x1",
+        live=True,
         events=EVERY_RUN,
         runs=Path("runs"),
         jobs=1,
