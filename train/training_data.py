@@ -12,7 +12,7 @@ from runtime.preprocess import PictureRule
 from runtime.sampling import ClipLengths, SamplingContract, window_from_lengths
 from train.checkpoint import Facts
 from train.data.augment import AugmentRule
-from train.data.clips import ClipRule, KeptClips
+from train.data.clips import ArrayClipSet, ClipRule, KeptClips, VideoClipSet
 from train.data.flips import flip_map
 from train.data.loader import ClipLoader, clip_loader
 from train.data.split import Split
@@ -84,22 +84,8 @@ def training_loader(
     Raises:
         DataError: Fewer clips than one batch, or arrays of another size.
     """
-    rule = ClipRule(
-        num_segments=recipe.num_segments,
-        spacing_s=facts.sampling.spacing_s,
-        sampling=recipe.sampling,
-        seed=recipe.seed,
-        random=True,
-    )
-    clips = split.clips(
-        facts.picture,
-        rule,
-        augment_rule(recipe, split.labels),
-        cache=None if recipe.cache is None else Path(recipe.cache),
-        broken_list=broken_list,
-    )
     return clip_loader(
-        clips,
+        _clips(recipe, facts, split, is_training=True, broken_list=broken_list),
         batch_size=recipe.batch_size,
         shuffle=True,
         seed=recipe.seed,
@@ -119,18 +105,7 @@ def validation_loader(
     broken_list: Path | None = None,
 ) -> ClipLoader:
     """Validation clips, the same in every epoch; see `training_loader`."""
-    rule = ClipRule(
-        num_segments=recipe.num_segments,
-        spacing_s=facts.sampling.spacing_s,
-        sampling=recipe.validation,
-        seed=recipe.seed,
-    )
-    clips = split.clips(
-        facts.picture,
-        rule,
-        cache=None if recipe.cache is None else Path(recipe.cache),
-        broken_list=broken_list,
-    )
+    clips = _clips(recipe, facts, split, is_training=False, broken_list=broken_list)
     kept_bytes = len(clips) * recipe.num_segments * 3 * recipe.height_px * recipe.width_px
     is_kept = kept_bytes <= KEPT_BYTES
     return clip_loader(
@@ -142,6 +117,26 @@ def validation_loader(
         workers=0 if is_kept else recipe.workers,
         rank=rank.number,
         num_ranks=rank.count,
+    )
+
+
+def _clips(
+    recipe: Recipe, facts: Facts, split: Split, *, is_training: bool, broken_list: Path | None
+) -> ArrayClipSet | VideoClipSet:
+    """The split's clips: varied and drawn anew for training, the same every time for validation."""
+    rule = ClipRule(
+        num_segments=recipe.num_segments,
+        spacing_s=facts.sampling.spacing_s,
+        sampling=recipe.sampling if is_training else recipe.validation,
+        seed=recipe.seed,
+        random=is_training,
+    )
+    return split.clips(
+        facts.picture,
+        rule,
+        augment_rule(recipe, split.labels) if is_training else None,
+        cache=None if recipe.cache is None else Path(recipe.cache),
+        broken_list=broken_list,
     )
 
 
