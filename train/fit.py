@@ -19,7 +19,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +221,15 @@ def _check_resume(last: Path, facts: Facts) -> dict[str, Any]:
     given = data[ENTRY]
     was = {**given.get("recipe", {}), "labels": given.get("labels")}
     now = {**facts.recipe, "labels": list(facts.labels)}
-    changed = sorted(name for name in was if was[name] != now.get(name))
+    # an older run's recipe does not know fields of today: it ran with what they are by default
+    before = {field.name: field.default for field in fields(Recipe)} | was
+    changed = sorted(name for name in now if before.get(name) != now[name])
     changed = [name for name in changed if name not in FREE_FIELDS]
     if changed:
+        name = changed[0]
         raise CheckpointError(
-            f"{last} was trained with {changed[0]} {was[changed[0]]!r}, now it is "
-            f"{now.get(changed[0])!r}; resume as it began, or start anew under another --name"
+            f"{last} was trained with {name} {before[name]!r}, now it is {now[name]!r}; "
+            "resume as it began, or start anew under another --name"
         )
     return data
 

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from runtime.errors import DataError
 from train.checkpoint import ENTRY, Facts
+from train.data.loader import ClipLoader
 from train.model.td_loss import temporal_diversity_loss
 from train.model.tdrl import Tdrl
 from train.model.unit import Pass
@@ -102,12 +103,21 @@ class TdrlModule(pl.LightningModule):
         """Clip accuracy: zero state, mean over T."""
         clip, label = batch
         mean_logits = self.model(clip).float().mean(1)
-        self.val_top1(mean_logits, label)
+        own = self._num_own(batch_idx, len(label))
+        if own > 0:
+            self.val_top1.update(mean_logits[:own], label[:own])
         loss = self.loss(mean_logits, label)
         before = self._validation_loss
         self._validation_loss = loss if before is None else before + loss
         self.log("val/loss", loss, sync_dist=True)
         self.log("val/top1", self.val_top1, prog_bar=True)
+
+    def _num_own(self, batch_idx: int, size: int) -> int:
+        """Clips of a batch that no other process validates too; the last of them come twice."""
+        loader = self.trainer.val_dataloaders
+        if not isinstance(loader, ClipLoader):
+            return size
+        return min(size, loader.clip_sampler.num_own - batch_idx * (loader.batch_size or 1))
 
     def on_validation_epoch_start(self) -> None:
         """A new sum, whatever broke the last validation off."""

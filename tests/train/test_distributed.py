@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import train.fit as fit_module
 from runtime.command import run_command
 from tests.train.test_resume import ALL_ON, REPOSITORY, assert_same_run, in_a_child
 from train.checkpoint import read_checkpoint
@@ -78,6 +79,27 @@ def start_process(rank, port, body):
                 traceback.print_exc()
             os._exit(status)
     return pid
+
+
+def test_no_validation_clip_counts_twice(recipe, data, tmp_path):
+    """Seven clips for two processes: each gets four, the first one comes once more."""
+    usual = fit_module.load_split
+
+    def odd_split(path, name, labels):
+        split = usual(path, name, labels)
+        return split if name == "train" else replace(split, segments=split.segments[:7])
+
+    def body(rank):
+        def note(module):
+            counted = int(module.val_top1.tp + module.val_top1.fn)
+            (tmp_path / str(rank)).write_text(str(counted))
+
+        TdrlModule.on_validation_epoch_end = note  # type: ignore[method-assign]
+        fit_module.load_split = odd_split  # type: ignore[attr-defined]
+        fit(replace(recipe, epochs=1), data, tmp_path / "run", name="x", hardware=CPU)
+
+    assert in_two_processes(body) == [0, 0]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["4", "3"]
 
 
 def test_two_processes_share_the_clips_and_speak_with_one_voice(recipe, data, tmp_path, capfd):

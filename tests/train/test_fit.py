@@ -233,6 +233,18 @@ def test_a_run_does_not_go_on_with_another_recipe(trained, tiny_data, recipe, ch
         fit(replace(recipe, **change), tiny_data, trained, name="trained", resume=True)
 
 
+def test_an_older_run_without_a_field_went_by_its_default(trained, tiny_data, recipe, tmp_path):
+    run = copied(trained, tmp_path)
+    last = run / "checkpoint" / LAST
+    data = torch.load(last, weights_only=True)
+    del data["tdrl"]["recipe"]["head"]
+    torch.save(data, last)
+    other = replace(recipe, head="gru", pre_roll=0.0)
+    with pytest.raises(CheckpointError, match="was trained with head 'none', now it is 'gru'"):
+        fit(other, tiny_data, run, name="trained", resume=True)
+    fit(recipe, tiny_data, run, name="trained", resume=True)
+
+
 def test_a_run_does_not_go_on_with_other_classes(trained, tiny_data, recipe, tmp_path):
     data = tmp_path / "data"
     data.mkdir()

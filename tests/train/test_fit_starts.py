@@ -11,7 +11,7 @@ from train.data import frame_cache
 from train.data.frame_cache import write_cache
 from train.fit import fit
 from train.model.tdrl import ModelConfig, Tdrl
-from train.model.weights import IMAGENET, load_pretrained
+from train.model.weights import IMAGENET, load_backbone_weights, pretrained_path
 from train.module import TdrlModule
 from train.run_checkpoints import BEST
 from train.trainer import Hardware
@@ -126,7 +126,7 @@ def test_lite0_starts_with_the_weights_of_its_package(recipe, tiny_data, tmp_pat
     torch.manual_seed(0)
     config = ModelConfig(backbone=lite0.backbone, num_classes=13, unit=lite0.unit())
     model = Tdrl(config)
-    load_pretrained(model, IMAGENET)
+    load_backbone_weights(model, pretrained_path(lite0.backbone, IMAGENET))
     wanted = model.state_dict()
     stem = [n for n in wanted if n.startswith("backbone.") and ".unit." not in n]
     assert len(stem) > 200

@@ -13,7 +13,7 @@ from train.model import weights
 from train.model.backbones.efficientnet_lite import EfficientNetLite0
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
-from train.model.weights import load_backbone_weights, load_pretrained, pretrained_path
+from train.model.weights import load_backbone_weights, pretrained_path
 
 
 def model_of(backbone="resnet18", **unit):
@@ -77,7 +77,7 @@ def test_one_function_takes_a_path_or_an_address(published, tmp_path, site, monk
     monkeypatch.setitem(weights.IMAGENET_URLS, "resnet18", address(site, hashed_name()))
     for source in (str(path), address(site, f"file{suffix}"), "imagenet"):
         model = model_of()
-        assert load_pretrained(model, source) == 120
+        assert load_backbone_weights(model, pretrained_path("resnet18", source)) == 120
         own = model.backbone.state_dict()
         for block in model.backbone.blocks():
             block.gated_convolution.weight.div_(2)
@@ -93,7 +93,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
         load_backbone_weights(model_of("tiny"), path)
     torch.save({"state_dict": {}, "epoch": 3}, path)
     with pytest.raises(CheckpointError, match="is a checkpoint, not a published state dict; one "):
-        load_pretrained(model_of("tiny"), str(path))
+        load_backbone_weights(model_of("tiny"), path)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,11 @@ class EpochSampler(Sampler[Key]):
         """Items of this rank in a whole epoch."""
         return -(-self.size // self.num_ranks)
 
+    @property
+    def num_own(self) -> int:
+        """Items of this rank that no other rank has: the rest, at the end, comes once more."""
+        return len(range(self.rank, self.size, self.num_ranks))
+
     def whole_epoch(self) -> list[Key]:
         """This rank's items of the epoch, those too that `start_at` leaves out."""
         order = np.arange(self.size)

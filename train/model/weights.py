@@ -106,23 +106,6 @@ def _imagenet_path(backbone: str) -> Path:
     )
 
 
-def load_pretrained(model: Tdrl, source: str) -> int:
-    """Find published ImageNet weights and load them into the backbone.
-
-    Args:
-        model: A freshly built model.
-        source: `imagenet`, the http(s) URL of a state dict, or its path (`*.pth`, `*.pt`).
-
-    Returns:
-        How many tensors were loaded.
-
-    Raises:
-        CheckpointError: The file cannot be had, is damaged or of another architecture; says what
-            to do.
-    """
-    return load_backbone_weights(model, pretrained_path(model.config.backbone, source))
-
-
 def load_backbone_weights(model: Tdrl, path: Path) -> int:
     """Load published ImageNet weights into the backbone.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.model.backbones.base import Backbone, Block
+from train.model.precision import pooled
 from train.model.unit import Pass, TemporalUnit, UnitConfig
 
 NAME = "efficientnet_lite0"
@@ -77,7 +78,7 @@ class SameConv2d(nn.Conv2d):
         # int(): constants in a traced graph
         above, left = (behind - 1 + int(x.shape[axis]) % 2 for axis in (2, 3))
         if above == left == behind:
-            return F.conv2d(x, self.weight, None, self.stride, behind, groups=self.groups)
+            return F.conv2d(x, self.weight, self.bias, self.stride, behind, groups=self.groups)
         return super().forward(F.pad(x, (left, behind, above, behind)))
 
 
@@ -157,11 +158,11 @@ class EfficientNetLite0(Backbone):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
-        """Normalised pictures (N·T, 3, H, W) to features (N·T, 1280)."""
+        """Normalised pictures (N·T, 3, H, W) to features (N·T, 1280), float32 at least."""
         x = self.relu(self.bn0(self.conv_stem(x)))
         for layer in self.layers:
             x = layer(x, run) if isinstance(layer, SkipBlock) else layer(x)
-        return self.relu(self.bn1(self.conv_head(x))).mean((2, 3))
+        return pooled(self.relu(self.bn1(self.conv_head(x))))
 
     def blocks(self) -> list[Block]:
         """The 9 blocks with a shortcut, in the order of the data."""

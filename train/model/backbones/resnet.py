@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from train.model.backbones.base import Backbone, Block
+from train.model.precision import pooled
 from train.model.unit import Pass, TemporalUnit, UnitConfig
 
 BlockKind: TypeAlias = Literal["basic", "bottleneck"]
@@ -139,11 +140,11 @@ class ResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
-        """Normalised pictures (N·T, 3, H, W) to features (N·T, F)."""
+        """Normalised pictures (N·T, 3, H, W) to features (N·T, F), float32 at least."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for block in self.blocks():
             x = block(x, run)
-        return x.mean((2, 3))
+        return pooled(x)
 
     def stem(self) -> list[nn.Module]:
         """The first convolution."""
