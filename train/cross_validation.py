@@ -2,23 +2,26 @@
 
     python -m train.cross_validation --data kitchen.yaml --recipe own --models tsn,tsm,tdrl
     python -m train.cross_validation --data kitchen.yaml --only-folds 2,3 --set epochs=20
+    python -m train.cross_validation --data kitchen.yaml --seeds 3    # less of it is chance
 
 The data.yaml names its file of folds (`python -m train.prepare --folds 5`). Every model is trained
 on all folds but one and answers the clips and the untrimmed recordings of that one, so that every
 recording is answered by a model that has not seen it. The last epoch is measured: nothing is
 chosen on the fold, and a live decision averages what the recipe says (`--set consensus_len=4`), or
-T steps. Intervals come from resampling whole recordings. A run that is finished is kept, so an
-interrupted cross-validation goes on where it stopped.
+T steps. With several seeds every number is the mean over them. Intervals come from resampling whole
+recordings. A run that is finished is kept, so an interrupted cross-validation goes on where it
+stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +43,7 @@ from train.live_score import LiveScore, LiveTape, score_tapes
 from train.live_tape import background_of
 from train.model.presets import PRESETS
 from train.protocols import parse_protocol
+from train.recipe import Recipe
 from train.recipe_file import load_recipe
 from train.scores import INTERVAL_PERCENT, NUM_RESAMPLES, Classes, Probs
 
@@ -63,6 +67,7 @@ class Plan:
         events: Which runs of live decisions are events.
         runs: Folder of the runs.
         jobs: Trainings at a time.
+        seeds: Every model is trained once with each.
     """
 
     data: Path
@@ -75,6 +80,20 @@ class Plan:
     events: EventRule
     runs: Path
     jobs: int
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All trainings, every model's in the same order."""
+        return [Task(m, f, s) for f in self.folds for s in self.seeds for m in self.models]
+
+
+class Task(NamedTuple):
+    """One training: a model, the fold that it does not see, a seed."""
+
+    model: str
+    fold: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,9 @@ class Said:
 @dataclass(frozen=True, eq=False)
 class Answered:
     """What one model said about the recordings of one or more folds, none of which it had seen.
+
+    With several seeds a clip has a row for each, in its recording's group: a mean over rows is a
+    mean over seeds, and seeds are no further evidence where recordings are drawn.
 
     Attributes:
         labels: Class names in the order of the columns.
@@ -109,7 +131,7 @@ class Answered:
 
     @classmethod
     def together(cls, parts: Sequence[Answered]) -> Answered:
-        """All folds as one."""
+        """All folds and seeds as one."""
         return cls(
             parts[0].labels,
             np.concatenate([part.probs for part in parts]),
@@ -130,49 +152,56 @@ def cross_validate(plan: Plan) -> dict[str, Answered]:
         DataError: The data have no such folds, or a run failed; its last line says why.
     """
     spec = read_spec(plan.data)
-    tasks = [(model, fold) for fold in plan.folds for model in plan.models]
+    for fold in plan.folds:
+        write_spec(_data_of(plan, fold), with_fold(spec, fold))
+    tasks = plan.tasks
     # training runs beside each other, measuring one by one: it uses all cores
-    run_all(tasks, lambda task: _train(plan, spec, *task), jobs=plan.jobs, title="train")
-    parts = run_all(tasks, lambda task: _answer(plan, spec, *task), jobs=1, title="measure")
+    run_all(tasks, lambda task: _train(plan, task), jobs=plan.jobs, title="train")
+    parts = run_all(tasks, lambda task: _answer(plan, task), jobs=1, title="measure")
     return {
         model: Answered.together(
-            [part for (name, _), part in zip(tasks, parts, strict=True) if name == model]
+            [part for task, part in zip(tasks, parts, strict=True) if task.model == model]
         )
         for model in plan.models
     }
 
 
-def _settings(plan: Plan, model: str) -> list[str]:
-    return [plan.recipe, f"preset={model}", *plan.sets]
+def _changes(plan: Plan, task: Task) -> tuple[str, ...]:
+    """`FIELD=VALUE` changes of a training; with one seed the recipe's own seed holds."""
+    seed = () if plan.seeds == (0,) else (f"seed={task.seed}",)
+    return (f"preset={task.model}", *plan.sets, *seed)
 
 
-def _folder(plan: Plan, model: str, fold: int) -> Path:
-    return plan.runs / f"{model}-{fold}"
+def _recipe(plan: Plan, task: Task) -> Recipe:
+    return load_recipe(plan.recipe, dict(change.split("=", 1) for change in _changes(plan, task)))
 
 
-def _data_of(plan: Plan, spec: DataSpec, fold: int) -> Path:
-    path = plan.runs / f"fold-{fold}.yaml"
-    write_spec(path, with_fold(spec, fold))
-    return path
+def _folder(plan: Plan, task: Task) -> Path:
+    return plan.runs / f"{task.model}-{task.fold}-{task.seed}"
 
 
-def _train(plan: Plan, spec: DataSpec, model: str, fold: int) -> None:
-    run, settings = _folder(plan, model, fold), _settings(plan, model)
-    data = str(plan.data.absolute())
-    found = kept(run / RESULT, settings)
-    if found is not None and found.get("data", data) == data:
+def _data_of(plan: Plan, fold: int) -> Path:
+    return plan.runs / f"fold-{fold}.yaml"
+
+
+def _train(plan: Plan, task: Task) -> None:
+    run = _folder(plan, task)
+    # the recipe's values, not its name: an edited file is another recipe
+    values = json.dumps(_recipe(plan, task).to_json(), sort_keys=True)
+    settings = [values, str(plan.data.absolute())]
+    if kept(run / RESULT, settings) is not None:
         return
-    arguments = ["--recipe", plan.recipe, "--name", model, "--out", str(run), "--overwrite"]
-    arguments += ["--data", str(_data_of(plan, spec, fold))]
-    for change in settings[1:]:
+    arguments = ["--recipe", plan.recipe, "--name", task.model, "--out", str(run), "--overwrite"]
+    arguments += ["--data", str(_data_of(plan, task.fold))]
+    for change in _changes(plan, task):
         arguments += ["--set", change]
     command("train.fit", arguments, jobs=plan.jobs)
-    keep(run / RESULT, settings, {"fold": fold, "data": data})
+    keep(run / RESULT, settings, {"fold": task.fold, "seed": task.seed})
 
 
-def _answer(plan: Plan, spec: DataSpec, model: str, fold: int) -> Answered:
-    path = _folder(plan, model, fold) / "checkpoint" / "last.ckpt"
-    data = read_spec(_data_of(plan, spec, fold))
+def _answer(plan: Plan, task: Task) -> Answered:
+    path = _folder(plan, task) / "checkpoint" / "last.ckpt"
+    data = read_spec(_data_of(plan, task.fold))
     member = load_members([path])[0]
     facts = member.facts
     split = load_split(data, "validation", facts.labels)
@@ -331,7 +360,7 @@ def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]
                 label: None if np.isnan(share) else float(share)
                 for label, share in zip(labels, recall, strict=True)
             },
-            "clips": len(chosen.label),
+            "clips": len(chosen.label) // len(plan.seeds),
             "live": None if live is None else live.to_json(),
         }
     base = next(iter(found))
@@ -344,6 +373,7 @@ def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]
         "recipe": plan.recipe,
         "sets": list(plan.sets),
         "folds": list(plan.folds),
+        "seeds": list(plan.seeds),
         "protocol": plan.protocol,
         "event_threshold": plan.events.threshold,
         "event_min_s": plan.events.min_duration_s,
@@ -423,6 +453,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field"
     )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="trainings of every model (default 1)"
+    )
     parser.add_argument("--protocol", default="1x1", metavar="CxK", help="default: 1x1")
     parser.add_argument(
         "--no-live", action="store_true", help="clips only: do not watch the untrimmed recordings"
@@ -446,11 +479,14 @@ def _plan(options: argparse.Namespace) -> Plan:
     unknown = [name for name in models if name not in PRESETS]
     if unknown:
         raise ValueError(f"--models must be of {', '.join(PRESETS)}, got {unknown[0]!r}")
-    if options.jobs < 1:
-        raise ValueError(f"--jobs must be >= 1, got {options.jobs}")
+    for name in ("jobs", "seeds"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be >= 1, got {getattr(options, name)}")
     for change in options.set:
         if "=" not in change:
             raise ValueError(f"--set wants FIELD=VALUE, got {change!r}")
+        if change.startswith("seed=") and options.seeds > 1:
+            raise ValueError("--set seed and --seeds exclude each other")
     parse_protocol(options.protocol)
     spec = read_spec(options.data)
     if spec.folds is None:
@@ -458,35 +494,40 @@ def _plan(options: argparse.Namespace) -> Plan:
             f"{options.data} names no folds; make them: python -m train.prepare --data "
             f"{options.data} --folds 5, and write `folds: folds.csv` and `fold: 0` into it"
         )
-    known = sorted(set(read_folds(spec.folds, spec.root).values()))
-    folds = known
-    if options.only_folds:
-        texts = [text.strip() for text in options.only_folds.split(",")]
-        if not all(text.isdecimal() for text in texts):
-            raise ValueError(f"--only-folds must be numbers, got {options.only_folds!r}")
-        folds = list(dict.fromkeys(map(int, texts)))
-    strangers = [fold for fold in folds if fold not in known]
-    if strangers:
-        raise ValueError(f"{spec.folds} has no fold {strangers[0]}, there are {known}")
     return Plan(
         data=options.data,
         recipe=options.recipe,
         models=models,
-        folds=tuple(folds),
+        folds=_folds(spec.folds, spec.root, options.only_folds),
         sets=tuple(options.set),
         protocol=options.protocol,
         live=not options.no_live,
         events=EventRule(options.event_threshold, options.event_min_s),
         runs=options.runs,
         jobs=options.jobs,
+        seeds=tuple(range(options.seeds)),
     )
+
+
+def _folds(path: Path, root: Path, wanted: str | None) -> tuple[int, ...]:
+    """The folds of a file that are wanted, in that order; all of them by default."""
+    known = sorted(set(read_folds(path, root).values()))
+    if not wanted:
+        return tuple(known)
+    texts = [text.strip() for text in wanted.split(",")]
+    if not all(text.isdecimal() for text in texts):
+        raise ValueError(f"--only-folds must be numbers, got {wanted!r}")
+    strangers = [text for text in texts if int(text) not in known]
+    if strangers:
+        raise ValueError(f"{path} has no fold {strangers[0]}, there are {known}")
+    return tuple(dict.fromkeys(map(int, texts)))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m train.cross_validation`."""
     options = _parser().parse_args(argv)
     plan = _plan(options)
-    load_recipe(plan.recipe, dict(change.split("=", 1) for change in plan.sets))
+    _recipe(plan, plan.tasks[0])  # refuse early
     wanted = [name.strip() for name in (options.classes or "").split(",") if name.strip()]
     labels = read_labels(plan.data)
     unknown = [name for name in wanted if name not in labels]

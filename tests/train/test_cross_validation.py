@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from runtime.command import run_command
 from runtime.errors import DataError
 from tests.train import small_data
 from train import fit
+from train.checkpoint import load_checkpoint
 from train.cross_validation import (
     Answered,
     Interval,
@@ -225,6 +227,9 @@ def test_a_plan_is_what_the_command_says(data, tmp_path):
     assert plan.events == EventRule(0.25, 0.5)
     chosen = _plan(_parser().parse_args([*argv, "--only-folds", "2, 0,2"]))
     assert chosen.folds == (2, 0)
+    assert plan.seeds == (0,)
+    several = _plan(_parser().parse_args([*argv, "--seeds", "2", "--only-folds", "1"]))
+    assert several.tasks == [(m, 1, s) for s in (0, 1) for m in ("tdrl", "tsn")]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +238,8 @@ def test_a_plan_is_what_the_command_says(data, tmp_path):
         (["--models", "tsn,gru"], "--models must be of tsn, tsm, teinet, tdrl, got 'gru'"),
         (["--models", ""], "--models must be of tsn, tsm, teinet, tdrl, got ''"),
         (["--jobs", "0"], "--jobs must be >= 1, got 0"),
+        (["--seeds", "0"], "--seeds must be >= 1, got 0"),
+        (["--seeds", "2", "--set", "seed=1"], "--set seed and --seeds exclude each other"),
         (["--only-folds", "3"], "has no fold 3, there are [0, 1, 2]"),
         (["--only-folds", "one"], "--only-folds must be numbers, got 'one'"),
         (["--only-folds", "1,"], "--only-folds must be numbers, got '1,'"),
@@ -302,7 +309,7 @@ def test_every_recording_is_answered_by_a_model_that_has_not_seen_it(
     argv = ["--data", str(data), "--recipe", str(recipe), "--runs", str(runs)]
     argv += ["--models", "tsn,tdrl", "--only-folds", "0,2"]
     assert run_command(lambda: main(argv)) == 0
-    assert trainings == ["tsn-0", "tdrl-0", "tsn-2", "tdrl-2"]
+    assert trainings == ["tsn-0-0", "tdrl-0-0", "tsn-2-0", "tdrl-2-0"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"results: {runs / 'cross_validation.md'}"
     page = (runs / "cross_validation.md").read_text()
@@ -317,8 +324,10 @@ def test_every_recording_is_answered_by_a_model_that_has_not_seen_it(
         )
         seen, answered = ({s.path.name for s in split.segments} for split in splits)
         assert (answered, seen) == ({held_out}, {"a.mp4", "b.mp4", "c.mp4"} - {held_out})
-        kept = json.loads((runs / f"tsn-{fold}" / "result.json").read_text())
-        assert (kept["fold"], kept["settings"]) == (fold, [str(recipe), "preset=tsn"])
+        kept = json.loads((runs / f"tsn-{fold}-0" / "result.json").read_text())
+        assert (kept["fold"], kept["seed"]) == (fold, 0)
+        values, source = kept["settings"]
+        assert (json.loads(values)["temporal"], source) == ("none", str(data))
 
     # finished runs are kept; other settings or data are not
     trainings.clear()
@@ -327,14 +336,34 @@ def test_every_recording_is_answered_by_a_model_that_has_not_seen_it(
     again = json.loads((runs / "cross_validation.json").read_text())
     assert again == result
     assert run_command(lambda: main([*argv, "--models", "tsn", "--set", "seed=1"])) == 0
-    assert trainings == ["tsn-0", "tsn-2"]
+    assert trainings == ["tsn-0-0", "tsn-2-0"]
     trainings.clear()
     other = tmp_path / "other.yaml"
     folds = data.parent / "folds.csv"
     other.write_text(f"root: {data.parent}\nsegments: segments.csv\nfolds: {folds}\nfold: 0\n")
     argv[1] = str(other)
     assert run_command(lambda: main([*argv, "--models", "tsn", "--set", "seed=1"])) == 0
-    assert trainings == ["tsn-0", "tsn-2"]
+    assert trainings == ["tsn-0-0", "tsn-2-0"]
+
+
+def test_seeds_are_trained_apart_and_an_edited_recipe_is_another(data, tmp_path, trainings):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    argv = ["--data", str(data), "--recipe", str(recipe), "--runs", str(tmp_path / "runs")]
+    argv += ["--models", "tsn", "--only-folds", "0", "--seeds", "2", "--no-live"]
+    assert run_command(lambda: main(argv)) == 0
+    assert trainings == ["tsn-0-0", "tsn-0-1"]
+    result = json.loads((tmp_path / "runs" / "cross_validation.json").read_text())
+    assert (result["seeds"], result["models"]["tsn"]["clips"]) == ([0, 1], 10)
+    weights = [
+        load_checkpoint(tmp_path / "runs" / f"tsn-0-{seed}" / "checkpoint" / "last.ckpt")[0]
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(*(model.fc.weight for model in weights))
+    trainings.clear()
+    recipe.write_text(RECIPE.replace("batch_size: 8", "batch_size: 10"))
+    assert run_command(lambda: main([*argv[:-3], "--no-live"])) == 0
+    assert trainings == ["tsn-0-0"]
 
 
 def test_a_model_that_looks_ahead_is_not_asked_to_watch(data, tmp_path, trainings, capsys):
