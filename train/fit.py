@@ -122,7 +122,7 @@ def fit(
     module = TdrlModule(
         recipe,
         facts,
-        class_weights=class_weights(train) if recipe.class_weights else None,
+        class_weights=class_weights(train, recipe.reverse) if recipe.class_weights else None,
         name_batch=lambda epoch, batch: clips_of_batch(train_loader, epoch, batch, train),
     )
     if init is not None:

@@ -82,6 +82,9 @@ class Recipe:
         flip: Mirror half of the clips; classes that say a direction become their partner.
         jitter: Largest relative change of brightness, contrast and colour.
         low_light: Share of the clips that are shown as in the dark.
+        reverse: Pairs of classes that are each other backwards, `open/close`; `wave/wave` is
+            itself. Half of their clips are played backwards: twice the data, and only order tells
+            them apart.
         cache: Folder that `train.prepare --cache` filled; None decodes the recordings.
         epochs: Passes over the training set.
         batch_size: Clips a step and process.
@@ -141,6 +144,7 @@ class Recipe:
     flip: bool = False
     jitter: float = 0.0
     low_light: float = 0.0
+    reverse: tuple[str, ...] = ()
     cache: str | None = None
     epochs: int = 30
     batch_size: int = 32

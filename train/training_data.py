@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from train.data.augment import AugmentRule
 from train.data.clips import ArrayClipSet, ClipRule, KeptClips, VideoClipSet
 from train.data.flips import flip_map
 from train.data.loader import ClipLoader, clip_loader
+from train.data.reversal import reversal_map
 from train.data.split import Split
 from train.model.tdrl import ModelConfig
 from train.recipe import Recipe
@@ -141,8 +143,13 @@ def _clips(
 
 
 def augment_rule(recipe: Recipe, labels: tuple[str, ...]) -> AugmentRule | None:
-    """How training clips are varied; None where they are not."""
-    if not (recipe.multi_scale_crop or recipe.flip or recipe.jitter or recipe.low_light):
+    """How training clips are varied; None where they are not.
+
+    Raises:
+        ValueError: The recipe reverses classes that are none.
+    """
+    varied = (recipe.multi_scale_crop, recipe.flip, recipe.jitter, recipe.low_light)
+    if not (any(varied) or recipe.reverse):
         return None
     return AugmentRule(
         multi_scale_crop=recipe.multi_scale_crop,
@@ -151,15 +158,23 @@ def augment_rule(recipe: Recipe, labels: tuple[str, ...]) -> AugmentRule | None:
         seed=recipe.seed,
         jitter=recipe.jitter,
         low_light=recipe.low_light,
+        reverse_map=reversal_map(recipe.reverse, labels),
     )
 
 
-def class_weights(split: Split) -> Tensor:
-    """Weights (K,) that give every class with clips the same share in the loss, mean 1 a clip."""
+def class_weights(split: Split, reverse: Sequence[str] = ()) -> Tensor:
+    """Weights (K,) that give every class with clips the same share in the loss, mean 1 a clip.
+
+    Args:
+        split: The training clips.
+        reverse: Pairs whose clips are half of the time each other's, see `Recipe`.
+    """
     counts = torch.zeros(len(split.labels))
+    backwards = reversal_map(reverse, split.labels)
     for label in split.clip_labels:
-        counts[label] += 1
-    return counts.sum() / ((counts > 0).sum() * counts.clamp_min(1))
+        counts[label] += 0.5
+        counts[backwards.get(label, label)] += 0.5
+    return counts.sum() / ((counts > 0).sum() * torch.where(counts > 0, counts, 1.0))
 
 
 def clips_of_batch(loader: ClipLoader, epoch: int, batch_idx: int, split: Split) -> str:

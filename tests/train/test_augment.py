@@ -307,6 +307,23 @@ def test_low_light_darkens_its_share_of_the_clips_and_nothing_else():
     assert sum(level < 20 for level in dark) > 0.3 * len(dark), "log-uniform: the dark is dark"
 
 
+def test_half_of_a_pairs_clips_are_played_backwards_and_become_the_partner():
+    rule = AugmentRule(reverse_map={0: 1, 1: 0, 2: 2}, seed=3)
+    frames = [np.full((32, 32, 3), 10 * i, np.uint8) for i in range(4)]
+    picture = PictureRule(height_px=32, width_px=32)
+    turned = dict.fromkeys(range(4), 0)
+    for label in range(4):
+        for item in range(200):
+            pictures, shown = rule.apply(frames, label, picture, (0, item))
+            levels = [int(one[0, 0, 0]) for one in pictures]
+            is_reversed = levels == [30, 20, 10, 0]
+            assert is_reversed or levels == [0, 10, 20, 30]
+            assert shown == (rule.reverse_map[label] if is_reversed else label)
+            turned[label] += is_reversed
+    assert turned.pop(3) == 0, "a class in no pair is never reversed"
+    assert all(70 < count < 130 for count in turned.values())
+
+
 def test_low_light_leaves_the_other_draws_alone():
     frames = [np.arange(40 * 40 * 3, dtype=np.uint32).reshape(40, 40, 3).astype(np.uint8)]
     picture = PictureRule(height_px=32, width_px=32)

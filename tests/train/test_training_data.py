@@ -10,6 +10,7 @@ from tests.train.small_data import CLASSES, write_clean
 from train.data.augment import AugmentRule
 from train.data.catalog import load_split
 from train.data.entry import VideoSegment
+from train.data.reversal import reversal_map
 from train.data.split import Split
 from train.training_data import (
     Rank,
@@ -116,3 +117,33 @@ def test_nothing_is_varied_where_the_recipe_says_nothing(recipe):
     assert rule == AugmentRule(jitter=0.25, flip=False, flip_map={}, seed=recipe.seed)
     crops = augment_rule(replace(recipe, multi_scale_crop=True), ("a", "b"))
     assert crops == AugmentRule(multi_scale_crop=True, seed=recipe.seed)
+
+
+def test_reversed_clips_take_the_partners_label(recipe):
+    labels = ("close", "fall", "open")
+    rule = augment_rule(replace(recipe, reverse=("open/close",), seed=5), labels)
+    assert rule == AugmentRule(reverse_map={2: 0, 0: 2}, seed=5)
+    with pytest.raises(ValueError, match="reverse names 'shut', which is none of the classes: cl"):
+        augment_rule(replace(recipe, reverse=("open/shut",)), labels)
+
+
+def test_reversed_clips_weigh_as_what_they_show(tmp_path):
+    split = split_of(tmp_path, [0, 0, 0, 1, 2, 2])
+    # half of the time a's three are b's, and b's one is a's
+    assert class_weights(split, ("a/b",)).tolist() == pytest.approx([1.0] * 3)
+    assert class_weights(split, ("a/a",)).tolist() == class_weights(split).tolist()
+    one = split_of(tmp_path, [0, 2, 2])
+    assert class_weights(one, ("a/b",)).tolist() == pytest.approx([2.0, 2.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["open"], "reverse wants pairs like open/close, got 'open'"),
+        (["open/close/fall"], "reverse wants pairs like open/close"),
+        (["open/close", "fall/open"], "reverse names a class of 'fall/open' twice"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        reversal_map(pairs, ("close", "fall", "open"))

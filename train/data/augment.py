@@ -1,4 +1,4 @@
-"""Random views of training clips: crop, flip, light. One draw a clip, so motion stays motion.
+"""Random views of training clips: crop, flip, light, direction. One draw a clip: motion stays motion.
 
 The crop is TSN's MultiScaleCrop (arXiv:1507.02159), relative to the picture rule. Its scales are
 shares of a *large window*, 256/224 of what the model sees in a test: so the scale 0.875 at the
@@ -60,6 +60,8 @@ class AugmentRule:
             mild. For small sets of one room and one light; the published recipes use none.
         low_light: Share of the clips that are darkened, to between half and a thirty-second of
             their light: a room at night, as a camera without infrared sees it.
+        reverse_map: What a clip of a class shows backwards; half of its clips are. Clips of
+            classes it does not name are never reversed.
     """
 
     multi_scale_crop: bool = False
@@ -68,6 +70,7 @@ class AugmentRule:
     seed: int = 0
     jitter: float = 0.0
     low_light: float = 0.0
+    reverse_map: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.low_light <= 1:
@@ -96,6 +99,7 @@ class AugmentRule:
         mirrors = rng.random() < 0.5
         table = light_table(rng, self.jitter)
         is_dark, gain = rng.random() < self.low_light, dark_gain(rng)
+        is_reversed = rng.random() < 0.5
         if is_dark:
             table = np.rint(table * gain).astype(np.uint8)
         if self.multi_scale_crop:
@@ -107,6 +111,9 @@ class AugmentRule:
         if self.flip and mirrors and label in self.flip_map:
             pictures = [one[:, ::-1] for one in pictures]
             label = self.flip_map[label]
+        if is_reversed and label in self.reverse_map:
+            pictures = pictures[::-1]
+            label = self.reverse_map[label]
         return pictures, label
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from runtime.errors import DataError
 from runtime.preprocess import Picture, PictureRule, fit_picture
+from train.chart import INK, legend_above, new_figure, png_of
 from train.data.check import CheckedClip, Survey
 from train.data.check_summary import short_name
 from train.data.clips import ArrayClipSet, ClipRule, span_of
@@ -24,7 +22,6 @@ CLIPS_PER_CLASS = 2
 FRAMES_PER_CLIP = 4
 SIDE_PX = 112
 JPEG_QUALITY = 80
-DPI = 110
 BINS = 40
 COLOURS = {
     "train": "#4c78a8",
@@ -32,8 +29,6 @@ COLOURS = {
     "test": "#54a24b",
     "calibration": "#b279a2",
 }
-# Ink and lines on a light and on a dark page.
-INK = {False: "#1b1f24", True: "#d7dce2"}
 RULE = ClipRule(FRAMES_PER_CLIP, 1.0, "segments")
 PICTURE = PictureRule(height_px=SIDE_PX, width_px=SIDE_PX, crop="full")
 
@@ -59,7 +54,7 @@ def class_chart(seen: Survey, *, dark: bool) -> bytes:
         dark: For a dark page.
     """
     labels = seen.labels[:MOST_CLASSES]
-    figure = _figure(7.0, 0.9 + 0.24 * len(labels))
+    figure = new_figure(7.0, 0.9 + 0.24 * len(labels))
     axes = figure.subplots()
     left = np.zeros(len(labels))
     for name in seen.splits:
@@ -71,13 +66,13 @@ def class_chart(seen: Survey, *, dark: bool) -> bytes:
     axes.set_yticks(range(len(labels)), [short_name(label) for label in labels], parse_math=False)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel("clips")
-    _legend(axes, dark)
-    return _png(figure, axes, dark)
+    legend_above(axes, dark=dark)
+    return png_of(figure, axes, dark=dark)
 
 
 def length_chart(seen: Survey, *, dark: bool) -> bytes:
     """How long clips are, and the window; the last bar holds all longer ones. See `class_chart`."""
-    figure = _figure(7.0, 3.2)
+    figure = new_figure(7.0, 3.2)
     axes = figure.subplots()
     lengths = {
         name: [clip.length_s for clip in seen.clips_of(name) if not clip.problem]
@@ -98,8 +93,8 @@ def length_chart(seen: Survey, *, dark: bool) -> bytes:
         window = f"window {seen.window_s:g} s"
         axes.axvline(seen.window_s, color=INK[dark], linestyle="--", linewidth=1.4, label=window)
     axes.set(xlabel="length of a clip, seconds (last bar: and longer)", ylabel="clips")
-    _legend(axes, dark)
-    return _png(figure, axes, dark)
+    legend_above(axes, dark=dark)
+    return png_of(figure, axes, dark=dark)
 
 
 def strips(seen: Survey) -> list[Strip]:
@@ -147,34 +142,3 @@ def _array_frames(seen: Survey, clip: CheckedClip) -> Sequence[Picture]:
     if not isinstance(clips, ArrayClipSet):
         raise TypeError(f"a split of arrays must give an ArrayClipSet, got {type(clips)}")
     return list(np.ascontiguousarray(clips[clip.item][0].permute(0, 2, 3, 1).numpy()))
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _legend(axes: Any, dark: bool) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(COLOURS) + 1}
-        legend = axes.legend(fontsize=8, frameon=False, **place)
-        for text in legend.get_texts():
-            text.set_color(INK[dark])
-
-
-def _png(figure: Any, axes: Any, dark: bool) -> bytes:
-    ink = INK[dark]
-    axes.set_facecolor("none")
-    axes.tick_params(colors=ink, labelsize=8)
-    axes.xaxis.label.set_color(ink)
-    axes.yaxis.label.set_color(ink)
-    for side, line in axes.spines.items():
-        line.set_visible(side in ("left", "bottom"))
-        line.set_color(ink)
-    out = io.BytesIO()
-    with warnings.catch_warnings():
-        # classes may be named in letters that the font has not: boxes stand for them
-        warnings.filterwarnings("ignore", message=".*Glyph.*")
-        figure.savefig(out, format="png", dpi=DPI, transparent=True)
-    return out.getvalue()

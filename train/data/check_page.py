@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,34 +21,11 @@ from train.data.check_summary import (
     to_json,
 )
 from train.data.finding import Finding
+from train.page import data_uri, html_page, number_cards, picture_pair
 
 MOST_ROWS = 400  # of the table; prepare.json has all classes
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --ground: #fff; --card: #f4f6f8;
-  --line: #d5dae0; --error: #b42318; --warning: #93590a; --note: #2f5f9e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #d7dce2; --soft: #98a2ae; --ground: #14171a;
-  --card: #1d2226; --line: #343b42; --error: #ff8a80; --warning: #f2b25c; --note: #8ab4f0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--ground);
-  color: var(--ink);  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
-p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-.numbers { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; padding: 0; }
-.numbers div { background: var(--card); border-radius: .5rem; padding: .5rem .9rem;
-  flex: 1 0 7rem; }
-.numbers b { display: block; font-size: 1.4rem; line-height: 1.2; }
-ul.findings { list-style: none; padding: 0; margin: 0; }
-ul.findings li { border-left: .3rem solid; padding: .3rem .8rem; margin: .5rem 0;
-  background: var(--card); border-radius: 0 .4rem .4rem 0; }
-li.error { border-color: var(--error) !important; } li.error b { color: var(--error); }
-li.warning { border-color: var(--warning) !important; } li.warning b { color: var(--warning); }
-li.note { border-color: var(--note) !important; } li.note b { color: var(--note); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; width: 100%; }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line);
-  white-space: nowrap; } th:first-child, td:first-child { text-align: left; white-space: normal;
-  min-width: 8rem; } td.none { color: var(--error); font-weight: 600; }
-img { max-width: 100%; height: auto; display: block; }
 .samples { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
 figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .2rem; }
 figure img { border-radius: .3rem; margin-top: .3rem; width: 100%; }
@@ -117,13 +93,7 @@ def page_of(
         _more(len(seen.labels), MOST_CLASSES, "samples are of"),
         _samples(samples),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}: what is in the data</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
-    )
+    return html_page(f"{name}: what is in the data", body, style=STYLE)
 
 
 def _charts(seen: Survey, *, dark: bool) -> dict[str, bytes]:
@@ -156,11 +126,7 @@ def _numbers(seen: Survey) -> str:
     numbers += [(f"clips of {name}", len(seen.clips_of(name))) for name in seen.splits]
     tapes = {tape.video.path for tape in seen.tapes}
     numbers += [("live tapes", len(tapes))] if tapes else []
-    return (
-        '<div class="numbers">'
-        + "".join(f"<div><b>{number:,}</b>{escape(name)}</div>" for name, number in numbers)
-        + "</div>"
-    )
+    return number_cards((f"{number:,}", name) for name, number in numbers)
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -174,12 +140,7 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _chart(charts: Charts, name: str, alt: str) -> str:
-    """One of two pictures, as the screen is."""
-    light, dark = (_data_uri(found[name], "png") for found in (charts.light, charts.dark))
-    return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img alt="{escape(alt)}" src="{light}"></picture>'
-    )
+    return picture_pair(charts.light[name], charts.dark[name], alt)
 
 
 def _table(seen: Survey) -> str:
@@ -228,7 +189,7 @@ def _picture(strip: Strip) -> str:
     said = escape(_caption(strip.clip))
     if not strip.jpeg:
         return f'<p class="soft">{said} cannot be read</p>'
-    return f'<img alt="{said}" title="{said}" loading="lazy" src="{_data_uri(strip.jpeg, "jpeg")}">'
+    return f'<img alt="{said}" title="{said}" loading="lazy" src="{data_uri(strip.jpeg, "jpeg")}">'
 
 
 def _caption(clip: CheckedClip) -> str:
@@ -239,7 +200,3 @@ def _more(count: int, shown: int, what: str) -> str:
     if count <= shown:
         return ""
     return f'<p class="soft">{what} the first {shown} of {count} classes</p>'
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
