@@ -1,4 +1,4 @@
-"""Random views of training clips: crop, flip, light, direction. One draw a clip: motion stays motion.
+"""Random views of training clips: crop, flip, light, direction. One draw a clip keeps its motion.
 
 The crop is TSN's MultiScaleCrop (arXiv:1507.02159), relative to the picture rule. Its scales are
 shares of a *large window*, 256/224 of what the model sees in a test: so the scale 0.875 at the
