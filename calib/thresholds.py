@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,49 @@ PERCENTILE = 99.99
 CANDIDATE_STEP = 16
 # A tensor that was zero throughout still needs a positive scale.
 SMALLEST = 1e-6
+LARGEST_DB = 999.0  # where nothing is lost: reports cannot hold infinity
+
+
+@dataclass(frozen=True)
+class TensorChoice:
+    """A tensor's best threshold.
+
+    Attributes:
+        method: The method that found it.
+        threshold: The largest |x| that INT8 shall represent.
+        sqnr_db: Signal to quantisation noise by the tensor's histogram, decibels.
+    """
+
+    method: Method
+    threshold: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """Each tensor's best threshold, by name."""
+
+    choices: Mapping[str, TensorChoice]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds by tensor."""
+        return {name: choice.threshold for name, choice in self.choices.items()}
+
+    @property
+    def counts(self) -> dict[Method, int]:
+        """How many tensors each method was chosen for; methods never chosen are there with 0."""
+        found = Counter(choice.method for choice in self.choices.values())
+        return {method: found[method] for method in THRESHOLDS}
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers for the report."""
+        worst = min(self.choices.items(), key=lambda item: item[1].sqnr_db, default=None)
+        return {
+            "counts": self.counts,
+            "worst_tensor": worst and worst[0],
+            "worst_sqnr_db": worst and round(worst[1].sqnr_db, 2),
+        }
 
 
 def threshold_minmax(histogram: Histogram) -> float:
@@ -52,14 +97,74 @@ THRESHOLDS: Mapping[Method, Callable[[Histogram], float]] = {
 }
 
 
+def choose_per_tensor(histograms: Mapping[str, Histogram], names: Iterable[str]) -> PerTensor:
+    """For every tensor the method whose threshold loses least by the tensor's own histogram.
+
+    Least error of each tensor is not least error of the logits: this is one more candidate beside
+    the four methods, to be compared like them. Where methods give the same error, the first of
+    `THRESHOLDS` is chosen.
+
+    Args:
+        histograms: Magnitudes by tensor.
+        names: The tensors to choose for.
+
+    Raises:
+        KeyError: A tensor was not recorded.
+    """
+    return PerTensor({name: _best_method(histograms[name]) for name in names})
+
+
+def histogram_sqnr_db(histogram: Histogram, threshold: float) -> float:
+    """Signal to noise of symmetric INT8 with a threshold, by a histogram alone.
+
+    Values are taken at the centres of their bins, and the zeros behind a ReLU, which INT8 holds
+    exactly, do not count.
+
+    Args:
+        histogram: The tensor's magnitudes.
+        threshold: The largest |x| that INT8 shall represent, > 0.
+
+    Returns:
+        Decibels; 999 where nothing is lost.
+
+    Raises:
+        ValueError: The threshold is not positive.
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold must be > 0, got {threshold}")
+    counts = _without_zeros(histogram)
+    width = histogram.limit / NUM_BINS
+    centres = np.minimum((np.arange(NUM_BINS) + 0.5) * width, histogram.largest)
+    scale = threshold / (LEVELS - 1)
+    quantised = np.minimum(np.rint(centres / scale), LEVELS - 1) * scale
+    signal = float(counts @ centres**2)
+    noise = float(counts @ (centres - quantised) ** 2)
+    if noise == 0:
+        return LARGEST_DB
+    return min(float(10 * np.log10(signal / noise)), LARGEST_DB)
+
+
+def _best_method(histogram: Histogram) -> TensorChoice:
+    found = []
+    for method, choose in THRESHOLDS.items():
+        threshold = choose(histogram)
+        found.append(TensorChoice(method, threshold, histogram_sqnr_db(histogram, threshold)))
+    return max(found, key=lambda choice: choice.sqnr_db)
+
+
+def _without_zeros(histogram: Histogram) -> NDArray[np.float64]:
+    counts = histogram.counts.astype(np.float64)
+    # the zeros behind a ReLU cost nothing and would outweigh everything else
+    counts[0] = min(counts[0], counts[1])
+    return counts
+
+
 def _best_candidate(
     histogram: Histogram, cost: Callable[[NDArray[np.float64], int], float]
 ) -> float:
-    counts = histogram.counts.astype(np.float64)
+    counts = _without_zeros(histogram)
     if counts[1:].sum() == 0:
         return threshold_minmax(histogram)
-    # the zeros behind a ReLU cost nothing and would outweigh everything else
-    counts[0] = min(counts[0], counts[1])
     candidates = range(LEVELS, NUM_BINS + 1, CANDIDATE_STEP)
     best = min(candidates, key=lambda num_bins: cost(counts, num_bins))
     return _clamped(best * histogram.limit / NUM_BINS, histogram)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from calib.histogram import NUM_BINS, Histogram
+from calib.histogram import CHUNK, NUM_BINS, Histogram
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 ARRAYS = arrays(np.float32, array_shapes(min_dims=1, max_dims=4, max_side=6), elements=FINITE)
@@ -104,3 +104,12 @@ def test_memory_does_not_grow_with_the_values():
         histogram.add(np.ones(10_000, np.float32))
     assert set(vars(histogram)) == {"limit", "counts", "largest", "num_values"}
     assert histogram.counts.nbytes == 8 * NUM_BINS
+
+
+def test_large_arrays_are_counted_as_one():
+    values = np.random.default_rng(3).normal(0, 1, 3 * CHUNK + 5).astype(np.float32)
+    histogram = filled(values)
+    assert histogram.largest == histogram.limit == np.abs(values).max()
+    expected = np.histogram(np.abs(values), NUM_BINS, (0, histogram.limit))[0]
+    assert np.abs(histogram.counts - expected).sum() < 10  # values on an edge
+    assert histogram.counts.sum() == values.size

@@ -8,8 +8,11 @@ from hypothesis.extra.numpy import arrays
 
 from calib.histogram import NUM_BINS, Histogram
 from calib.thresholds import (
+    LARGEST_DB,
     SMALLEST,
     THRESHOLDS,
+    choose_per_tensor,
+    histogram_sqnr_db,
     threshold_entropy,
     threshold_minmax,
     threshold_mse,
@@ -106,3 +109,71 @@ def test_tensors_of_one_value(method):
     assert choose(histogram_of(np.zeros(1000))) == SMALLEST
     assert choose(histogram_of(np.full(1000, -3.0))) == pytest.approx(3.0)
     assert choose(histogram_of([*np.zeros(1000), 3.0])) == pytest.approx(3.0, rel=1e-3)
+
+
+# --- each tensor its own method
+
+TENSORS = {
+    "uniform": UNIFORM,
+    "normal": NORMAL,
+    "relu": np.maximum(NORMAL, 0),
+    "outlier": np.append(NORMAL, np.float32(60)),
+    "heavy": rng.laplace(0, 1, 200_000).astype(np.float32),
+    "relu6": np.clip(4 * NORMAL, 0, 6),
+}
+
+
+def true_sqnr_db(values, threshold):
+    return 10 * np.log10(float(np.mean(values**2)) / rounding_error(values, threshold))
+
+
+@pytest.mark.parametrize("name", sorted(TENSORS))
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+def test_the_histogram_tells_the_sqnr_of_the_values(name, share):
+    values = TENSORS[name]
+    histogram = histogram_of(values)
+    threshold = share * histogram.largest
+    got = histogram_sqnr_db(histogram, threshold)
+    assert got == pytest.approx(true_sqnr_db(values, threshold), abs=0.02)
+
+
+def test_every_tensor_gets_the_method_that_loses_least_of_it():
+    histograms = {name: histogram_of(values) for name, values in TENSORS.items()}
+    found = choose_per_tensor(histograms, TENSORS)
+    assert list(found.choices) == list(TENSORS)
+    for name, values in TENSORS.items():
+        choice = found.choices[name]
+        assert choice.threshold == THRESHOLDS[choice.method](histograms[name])
+        best = max(true_sqnr_db(values, choose(histograms[name])) for choose in THRESHOLDS.values())
+        assert true_sqnr_db(values, choice.threshold) >= best - 0.1
+    assert found.thresholds == {name: each.threshold for name, each in found.choices.items()}
+    assert len({choice.method for choice in found.choices.values()}) > 1
+    assert sum(found.counts.values()) == len(TENSORS)
+    assert set(found.counts) == set(THRESHOLDS)
+
+
+def test_only_what_was_asked_for_is_chosen():
+    histograms = {"a": histogram_of(NORMAL), "b": histogram_of(UNIFORM)}
+    assert set(choose_per_tensor(histograms, ["b"]).thresholds) == {"b"}
+    assert choose_per_tensor(histograms, []).thresholds == {}
+    with pytest.raises(KeyError, match="c"):
+        choose_per_tensor(histograms, ["c"])
+
+
+def test_the_first_of_equal_methods_and_what_the_report_says():
+    histograms = {"zero": histogram_of(np.zeros(50)), "outlier": histogram_of(TENSORS["outlier"])}
+    found = choose_per_tensor(histograms, histograms)
+    assert found.choices["zero"].method == "minmax"
+    assert found.choices["zero"].sqnr_db == LARGEST_DB
+    assert found.to_json() == {
+        "counts": found.counts,
+        "worst_tensor": "outlier",
+        "worst_sqnr_db": round(found.choices["outlier"].sqnr_db, 2),
+    }
+    assert choose_per_tensor({}, []).to_json()["worst_sqnr_db"] is None
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+def test_a_threshold_that_is_not_positive_is_refused(threshold):
+    with pytest.raises(ValueError, match="threshold must be > 0"):
+        histogram_sqnr_db(histogram_of(NORMAL), threshold)
