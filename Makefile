@@ -28,7 +28,7 @@ RTX ?= 0
 help: ## Show this help
 	@echo "TDRL Edge: live action recognition on small NVIDIA computers"
 	@echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 	@echo
 	@echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) NAME=$(NAME) CAMERA=$(CAMERA) RTX=$(RTX) TORCH_INDEX=… ARGS='…'"
 
@@ -54,6 +54,20 @@ $(VENV)/.rtx: | $(VENV)/.base
 	@echo "installing NVIDIA TensorRT-RTX (proprietary, about 230 MB)"
 	@$(PIP) install --no-deps tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 \
 	  tensorrt-rtx-cu13-bindings==1.7.1.116
+	@touch $@
+
+# NVIDIA's Python bindings of four TensorRT releases, 5 MB in all: a test holds every name that we use
+# against them. Nothing of them is installed, and nothing runs.
+BINDINGS := cu12-bindings==10.3.0 cu12-bindings==10.13.3.9 cu12-bindings==10.16.1.11 \
+  cu13-bindings==11.4.0.106
+$(VENV)/.bindings: | $(VENV)/.base
+	@echo "downloading NVIDIA's TensorRT bindings (proprietary, 5 MB, not installed)"
+	@for each in $(BINDINGS); do $(PIP) download --no-deps -d $(VENV)/nvidia-bindings tensorrt-$$each || exit 1; done
+	@touch $@
+
+# TensorRT's types for mypy
+$(VENV)/.typings: .ci/tensorrt_types.py | $(VENV)/.base
+	@$(PY) .ci/tensorrt_types.py $(VENV)/typings
 	@touch $@
 
 INSTALLED := $(VENV)/.base $(if $(filter 1,$(RTX)),$(VENV)/.rtx)
@@ -97,12 +111,23 @@ engine: ## Build (or check) the newest bundle's engine for this device
 	@if [ ! -e artifacts/latest/bundle ] && [ -e artifacts/latest/checkpoint ] && [ -d "$(DATA)" ]; then $(MAKE) --no-print-directory bundle ARGS=; fi
 	$(ENGINE_PY) -m export.to_engine $(ARGS)
 
+verify: ## Prove this device with the newest bundle: golden frames, latency, facts as JSON
+	$(ENGINE_PY) -m export.verify $(ARGS)
+
 stream: ## Classify live frames: CAMERA=0, or ARGS='--source video.mp4'
 	$(ENGINE_PY) runtime/stream.py $(if $(findstring --source,$(ARGS)),,--camera $(CAMERA)) $(ARGS)
 
+# Run by sudo. SERVICE_BUNDLE=dir, SERVICE_USER=name and SERVICE_PYTHON=path choose another bundle, user
+# and Python; DESTDIR=dir writes the files below dir and changes nothing else.
+install-service: ## systemd service of this checkout (sudo; DESTDIR=dir: only write the files)
+	@runtime/service/service.sh install
+
+uninstall-service: ## Remove it; PURGE=1 removes its settings, engines and events too
+	@runtime/service/service.sh uninstall
+
 # ---------------------------------------------------------------- proof
 
-check: $(VENV)/.base ## Format, lint and types
+check: $(VENV)/.base $(VENV)/.typings ## Format, lint and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -115,6 +140,7 @@ test-all: ## What CI runs: checks, all tests with the real parts, and the demo
 	  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	  gstreamer1.0-libav
 	$(MAKE) --no-print-directory install RTX=1
+	$(MAKE) --no-print-directory $(VENV)/.bindings
 	$(MAKE) --no-print-directory check
 	TDRL_ALL_PARTS=1 $(PY) -m pytest -q -m 'not soak and not shared' $(ARGS)
 	$(PY) -m export.demo
@@ -126,4 +152,4 @@ clean: ## Remove caches and made data; ALL=1 removes checkpoints and bundles too
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	$(if $(filter 1,$(ALL)),rm -rf artifacts,@echo "checkpoints and bundles kept (ALL=1 removes them)")
 
-.PHONY: help install demo data train eval collect prepare ablation ablation-gpu bundle engine stream check test test-all clean
+.PHONY: help install demo data train eval collect prepare ablation ablation-gpu bundle engine verify stream install-service uninstall-service check test test-all clean

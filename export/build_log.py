@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from runtime.errors import ExportError
 from runtime.nvidia import LogMessage, find_tensorrt
+from runtime.nvidia_types import TensorRT
 from runtime.plan import build_plan
 
 # RTX calls convolutions `correlation`; TensorRT `CaskConvolution` and the like.
@@ -193,7 +193,7 @@ def nvidia_build_check(
     *,
     compute_capability: str = "SM86",
     expected_int8: Collection[str] | int | None = None,
-    trt: ModuleType | None = None,
+    trt: TensorRT | None = None,
 ) -> BuildCheck:
     """Build a graph with NVIDIA's real builder, without a GPU, and read what became of it.
 
@@ -285,5 +285,5 @@ def _require_int8(
         raise ExportError(
             f"{onnx_path}: {len(int8_convs)} convolutions run on INT8, expected {wanted}; in "
             f"float: {', '.join(wrong) or 'none'}; check the Q/DQ of their data and weight "
-            "(python -m export.preflight names the fault)"
+            "(python -m export.check names the fault)"
         )

@@ -2,63 +2,50 @@
 
     python -m export.to_engine                                   # artifacts/latest/bundle
     python -m export.to_engine --bundle DIR --precision int8
+    python -m export.to_engine --prebuild --streams 1 4          # build all of them, nothing else
+    python -m export.to_engine --list                            # what is there, what fits
     python -m export.to_engine --compute-capability SM86 SM89    # RTX, without a GPU too
 
 With TensorRT and a GPU it builds for that GPU, runs the golden check and measures a step; `auto`
 does so for every precision and names the fastest that passes. With TensorRT-RTX it builds for
-named GPUs and shows what NVIDIA's builder made of each graph. With neither it proves the bundle
-with ONNX Runtime. It needs no torch.
+named GPUs and shows what NVIDIA's builder made of each graph. Beside each engine lies its layer
+table, `.layers.md`: what runs on INT8, what does not, and why. Without an NVIDIA GPU and without
+RTX it proves the bundle with ONNX Runtime. It needs no torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from export.build_log import convs_by_precision, count_kernels, parse_layers
+from export.engine_jobs import Job, Request, Target, jobs_of, targets_here
+from export.engine_list import list_engines
+from export.layer_table import layer_files, layer_table, write_layers
 from runtime.artifacts import default_bundle
 from runtime.build_progress import StderrBar
 from runtime.bundle import GRAPH_OF, Bundle, Precision, load_bundle
 from runtime.command import one_line, run_command
-from runtime.engine import ANY_GPU, default_engine_dir, engine_for_bundle
+from runtime.engine import EngineKey, default_engine_dir, engine_for_bundle, engine_key
 from runtime.errors import EngineError, SessionError
-from runtime.nvidia import find_tensorrt, is_rtx, library_version
-from runtime.plan import BuildSettings, BuiltPlan, capability_name
+from runtime.nvidia import library_version, why_no_tensorrt
+from runtime.plan import BuildSettings, BuiltPlan, typings
 from runtime.selftest import run_self_test
 from runtime.sessions.base import StepSession
-from runtime.sessions.cuda_memory import DeviceInfo, cuda_device
 from runtime.sessions.ort import OrtStepSession
 from runtime.sessions.trt import TrtStepSession
 
-DEFAULT_CAPABILITIES = ("SM86",)  # what TensorRT itself loads for Orin
 WARMUP_STEPS = 20
 TIMED_STEPS = 100
 MAX_NAMED_CONVS = 5
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to build.
-
-    Attributes:
-        bundle: The bundle.
-        precisions: Which of its graphs.
-        engine_dir: Where engines go.
-        settings: Limits, typing and batch rows.
-    """
-
-    bundle: Bundle
-    precisions: tuple[Precision, ...]
-    engine_dir: Path
-    settings: BuildSettings
 
 
 def precisions_of(bundle: Bundle, wanted: str) -> tuple[Precision, ...]:
@@ -69,46 +56,72 @@ def precisions_of(bundle: Bundle, wanted: str) -> tuple[Precision, ...]:
     """
     if wanted == "auto":
         return tuple(name for name, kind in GRAPH_OF.items() if kind in bundle.graphs)
-    precision: Precision = "int8" if wanted == "int8" else "float32"
+    (precision,) = (name for name in GRAPH_OF if name == wanted)
     bundle.graph(GRAPH_OF[precision])
     return (precision,)
 
 
-def build_here(request: Request, trt: ModuleType, device: DeviceInfo) -> None:
-    """Build for the GPU of this machine, prove each engine and measure it.
+def build_all(request: Request, targets: Sequence[Target]) -> None:
+    """Build all engines and nothing else: `--prebuild`.
+
+    Raises:
+        EngineError: Some could not be built; the others are.
+    """
+    jobs = jobs_of(request, targets)
+    failures: list[str] = []
+    for job in jobs:
+        try:
+            _build(request, job)
+        except EngineError as err:
+            failures.append(f"{job}: {one_line(err)}")
+            _say(failures[-1])
+    if failures:
+        raise EngineError(f"{len(failures)} of {len(jobs)} engines not built: {failures[0]}")
+    _say(f"{len(jobs)} engines in {request.engine_dir}")
+
+
+def build_and_prove(request: Request, targets: Sequence[Target]) -> None:
+    """Build, and where an engine runs on this machine prove and measure it.
 
     Raises:
         EngineError: No engine could be built that passes the golden check.
+        SessionError: The only engine does not run.
     """
-    step_ms: dict[Precision, float] = {}
+    step_ms: dict[Job, float] = {}
     failures: list[str] = []
-    for precision in request.precisions:
+    for job in jobs_of(request, targets):
         try:
-            step_ms[precision] = _build_and_measure(request, precision, trt, device)
+            plan_path = _build(request, job)
+            if job.target.is_here:
+                step_ms[job] = _prove(request.bundle, job, plan_path)
         except (EngineError, SessionError) as err:
-            failures.append(f"{precision}: {one_line(err)}")
+            if not job.target.is_here:
+                raise
+            failures.append(f"{job}: {one_line(err)}")
             _say(failures[-1])
-    if not step_ms:
+    if failures and not step_ms:
         raise EngineError("no engine works; " + "; ".join(failures))
-    fastest = min(step_ms, key=lambda name: step_ms[name])
+    where = f"engines in {request.engine_dir}"
+    if not step_ms:
+        _say(f"{where}; copy the bundle and run `make engine` on the device")
+        return
+    fastest = min(step_ms, key=lambda job: step_ms[job] / (job.num_streams or 1))
     _say(
-        f"engines in {request.engine_dir}, fastest: {fastest}; next: "
-        f"python runtime/stream.py --camera 0 --precision {fastest}"
+        f"{where}, fastest: {fastest.precision}; next: "
+        f"python runtime/stream.py --camera 0 --precision {fastest.precision}"
     )
 
 
-def build_for(
-    request: Request, trt: ModuleType, capabilities: Sequence[str], device: DeviceInfo | None
-) -> None:
-    """Build with RTX for named compute capabilities; prove those that run on this machine."""
-    for capability in capabilities:
-        name = capability_name(capability)
-        target = DeviceInfo(ANY_GPU, f"{name[2:-1]}.{name[-1]}")
-        for precision in request.precisions:
-            plan_path = _build(request, precision, trt, target)
-            if device is not None and device.compute_capability == target.compute_capability:
-                _prove(request.bundle, precision, plan_path, trt)
-    _say(f"engines in {request.engine_dir}; copy the bundle and run `make engine` on the device")
+def list_all(request: Request, targets: Sequence[Target]) -> None:
+    """Print every engine in the folder, and whether it fits this bundle and this machine."""
+    wanted = [key for job in jobs_of(request, targets) for key in _keys(request, job)]
+    engines = list_engines(request.engine_dir, wanted)
+    for engine in engines:
+        _say(str(engine))
+    fitting = sum(not engine.refusals for engine in engines)
+    _say(
+        f"{len(engines)} engines in {request.engine_dir}, {fitting} fit the bundle and this machine"
+    )
 
 
 def verify_without_nvidia(request: Request) -> None:
@@ -124,36 +137,62 @@ def verify_without_nvidia(request: Request) -> None:
     _say(f"{request.bundle.folder} is good; copy it and run `make engine` on the device")
 
 
-def _build_and_measure(
-    request: Request, precision: Precision, trt: ModuleType, device: DeviceInfo
-) -> float:
-    plan_path = _build(request, precision, trt, device)
-    return _prove(request.bundle, precision, plan_path, trt)
+def _keys(request: Request, job: Job) -> list[EngineKey]:
+    """What an engine of this job may have been built as."""
+    settings = replace(request.settings, num_streams=job.num_streams)
+    trt, device = job.target.trt, job.target.device
+    key = engine_key(request.bundle, job.precision, trt, device, settings=settings)
+    return [replace(key, strongly_typed=typed) for typed in typings(trt, settings.typing)]
 
 
-def _build(request: Request, precision: Precision, trt: ModuleType, device: DeviceInfo) -> Path:
-    built: list[BuiltPlan] = []
-    title = f"{precision} for {device.name} {capability_name(device.compute_capability)}"
-    with StderrBar(f"building {title}") as bar:
+def _build(request: Request, job: Job) -> Path:
+    trt = job.target.trt
+    verdict = "from the cache"
+
+    def describe(path: Path, built: BuiltPlan) -> None:
+        nonlocal verdict
+        verdict = built_verdict(built)
+        write_layers(layer_table(built, request.bundle, job.precision, path.name), path)
+
+    with StderrBar(f"building {job}") as bar:
         plan_path = engine_for_bundle(
             request.bundle,
-            precision,
+            job.precision,
             request.engine_dir,
             trt=trt,
-            device=device,
-            settings=request.settings,
+            device=job.target.device,
+            settings=replace(request.settings, num_streams=job.num_streams),
             on_progress=bar,
-            on_built=built.append,
+            on_built=describe,
         )
-    verdict = built_verdict(built[0]) if built else "from the cache"
-    _say(f"{title}, {library_version(trt)}: {verdict}; {plan_path.name}")
+    _say(f"{job}, {library_version(trt)}: {verdict}; {plan_path.name}")
+    if request.layers is not None:
+        _copy_layers(request, job, plan_path)
     return plan_path
+
+
+def _copy_layers(request: Request, job: Job, plan_path: Path) -> None:
+    """Copy an engine's table to where the user wants it; several engines need several names."""
+    if request.layers is None:
+        return
+    own_name = len(request.precisions) * len(request.streams) == 1
+    words = [job.precision, *([] if job.num_streams is None else [f"n{job.num_streams}"])]
+    stem = request.layers.stem if own_name else "-".join([request.layers.stem, *words])
+    for source in layer_files(plan_path):
+        if not source.is_file():
+            raise EngineError(f"{plan_path} came without its layer table; delete it and build anew")
+        target = request.layers.with_name(stem + source.suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        _say(f"layer table: {target}")
 
 
 def built_verdict(built: BuiltPlan) -> str:
     """What the builder made of a graph, on one line."""
     layers = parse_layers(built.messages)
     size = f"{len(built.plan) / 1e6:.1f} MB in {built.build_s:.1f} s"
+    if not built.strongly_typed:
+        size += ", weakly typed"
     if not layers:
         return f"{size}, no layer table"
     int8, others = convs_by_precision(layers)
@@ -165,11 +204,12 @@ def built_verdict(built: BuiltPlan) -> str:
     return text
 
 
-def _prove(bundle: Bundle, precision: Precision, plan_path: Path, trt: ModuleType) -> float:
+def _prove(bundle: Bundle, job: Job, plan_path: Path) -> float:
     """Golden check and median step time in milliseconds."""
-    kind = GRAPH_OF[precision]
+    kind = GRAPH_OF[job.precision]
+    trt = job.target.trt
     with TrtStepSession(bundle, plan_path, graph_kind=kind, phases=2, trt=trt) as session:
-        _self_test(bundle, session, precision)
+        _self_test(bundle, session, job.precision)
         step_ms = median_step_ms(session, bundle)
         _say(f"{session.description}: a step takes {step_ms:.2f} ms (median)")
     return step_ms
@@ -205,21 +245,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle=bundle,
         precisions=precisions_of(bundle, args.precision),
         engine_dir=args.engine_dir or default_engine_dir(),
-        settings=BuildSettings(
-            workspace_mb=args.workspace_mb,
-            strongly_typed=args.typing == "strong",
-            num_streams=args.streams,
-        ),
+        settings=BuildSettings(workspace_mb=args.workspace_mb, typing=args.typing),
+        streams=tuple(dict.fromkeys(args.streams or (None,))),
+        layers=args.layers,
     )
-    device = cuda_device()
-    trt = find_tensorrt(("tensorrt_rtx",) if device is None else ("tensorrt", "tensorrt_rtx"))
-    if trt is None:
+    targets = targets_here(args.compute_capability)
+    if args.list:
+        list_all(request, targets)
+    elif args.prebuild:
+        if not targets:
+            raise EngineError(f"nothing can be built here: {why_no_tensorrt()}")
+        build_all(request, targets)
+    elif targets:
+        build_and_prove(request, targets)
+    else:
         verify_without_nvidia(request)
-    elif is_rtx(trt):
-        own = () if device is None else (device.compute_capability,)
-        build_for(request, trt, args.compute_capability or own or DEFAULT_CAPABILITIES, device)
-    elif device is not None:
-        build_here(request, trt, device)
     return 0
 
 
@@ -230,21 +270,29 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bundle", type=Path, help="bundle folder (artifacts/latest/bundle)")
-    parser.add_argument("--precision", choices=("auto", "int8", "float32"), default="auto")
+    parser.add_argument("--precision", choices=("auto", *reversed(tuple(GRAPH_OF))), default="auto")
     parser.add_argument("--engine-dir", type=Path, help=f"({default_engine_dir()})")
     parser.add_argument(
         "--compute-capability", nargs="+", metavar="SM86", help="TensorRT-RTX: GPUs to build for"
     )
     parser.add_argument(
-        "--workspace-mb", type=int, default=512, help="limit of scratch memory (%(default)s)"
+        "--streams", type=int, nargs="+", metavar="N", help="batch rows, an engine each (bundle's)"
     )
-    parser.add_argument("--streams", type=int, help="batch rows N (the bundle's)")
+    parser.add_argument(
+        "--workspace-mb",
+        type=int,
+        help="limit of scratch memory (a sixteenth of the memory, 256 ... 2048)",
+    )
     parser.add_argument(
         "--typing",
-        choices=("strong", "weak"),
-        default="strong",
-        help="weak: fallback for TensorRT 8 and 10 (%(default)s)",
+        choices=("auto", "strong", "weak"),
+        default="auto",
+        help="auto: strong, and weak where TensorRT 8 or 10 fails at strong (%(default)s)",
     )
+    parser.add_argument("--layers", type=Path, metavar="FILE", help="copy the layer table there")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--prebuild", action="store_true", help="build every engine, then end")
+    group.add_argument("--list", action="store_true", help="show the engines and what fits")
     return parser
 
 

@@ -7,8 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+from runtime.nvidia_types import TensorRT
+
+if TYPE_CHECKING:
+    import tensorrt as nv
 
 Progress: TypeAlias = Callable[[float], None]
 
@@ -78,7 +82,7 @@ class _Phase:
     done: int = 0
 
 
-def trt_monitor(trt: ModuleType, monitor: BuildMonitor) -> Any:
+def trt_monitor(trt: TensorRT, monitor: BuildMonitor) -> nv.IProgressMonitor:
     """An `IProgressMonitor` (TensorRT 10 and later) that tells `monitor`."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # found at run time
@@ -95,7 +99,8 @@ def trt_monitor(trt: ModuleType, monitor: BuildMonitor) -> Any:
         def phase_finish(self, phase_name: str) -> None:
             monitor.finish(phase_name)
 
-    return Monitor()
+    made: nv.IProgressMonitor = Monitor()
+    return made
 
 
 class StderrBar:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, cast
+
+from runtime.nvidia_types import TensorRT, TensorRTRtx
+
+if TYPE_CHECKING:
+    import tensorrt as nv
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +29,8 @@ Severity: TypeAlias = Literal["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VER
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 RECENT_ERRORS = 8
+# Debian's Python packages, JetPack's TensorRT among them
+SYSTEM_PACKAGES = Path("/usr/lib")
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class MessageLog:
         trt_logger: What `Builder` and `Runtime` take.
     """
 
-    def __init__(self, trt: ModuleType) -> None:
+    def __init__(self, trt: TensorRT) -> None:
         self._recording: list[LogMessage] | None = None
         self._one_recording = threading.Lock()
         self._recent_errors: deque[str] = deque(maxlen=RECENT_ERRORS)
@@ -86,12 +94,12 @@ class MessageLog:
 
 
 @cache
-def message_log(trt: ModuleType) -> MessageLog:
+def message_log(trt: TensorRT) -> MessageLog:
     """The module's one log; a second logger would be ignored by the library."""
     return MessageLog(trt)
 
 
-def find_tensorrt(names: Sequence[str] = MODULES) -> ModuleType | None:
+def find_tensorrt(names: Sequence[str] = MODULES) -> TensorRT | None:
     """The first NVIDIA module that is installed and complete, else None.
 
     A module without `Builder` does not count: type stubs leave an importable empty namespace.
@@ -104,28 +112,76 @@ def find_tensorrt(names: Sequence[str] = MODULES) -> ModuleType | None:
             logger.debug("%s cannot be imported: %s", name, err)
             continue
         if hasattr(module, "Builder"):
-            return module
+            return cast(TensorRT, module)
     return None
 
 
-def is_rtx(trt: ModuleType) -> bool:
+def why_no_tensorrt(name: str = "tensorrt", *, system: Path = SYSTEM_PACKAGES) -> str:
+    """What keeps this Python from importing NVIDIA's module, and what to do about it.
+
+    Args:
+        name: `tensorrt` or `tensorrt_rtx`.
+        system: Folder with the system's Python versions; JetPack's packages are in it.
+    """
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as err:
+        if err.name is None or err.name.split(".")[0] != name:
+            return f"{name} cannot be imported ({err}); repair or reinstall it"
+    except (ImportError, OSError, AttributeError) as err:
+        return _broken(name, err)
+    else:
+        if hasattr(module, "Builder"):
+            return f"{name} is here"
+    own = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    there = [path.parents[1].name for path in system.glob(f"python3*/dist-packages/{name}")]
+    if own in there or "python3" in there:
+        return (
+            f"{name} is installed for the system's Python, and this environment ({sys.prefix}) "
+            f"does not see it: make it again with /usr/bin/{own} -m venv --system-site-packages"
+        )
+    if there:
+        return (
+            f"{name} is installed for {', '.join(sorted(there))}, this is {own}: make the "
+            f"environment with /usr/bin/{sorted(there)[-1]} -m venv --system-site-packages"
+        )
+    if name == "tensorrt":
+        return (
+            "tensorrt is not installed; on a Jetson it comes with JetPack (sudo apt install "
+            "nvidia-jetpack; environments with --system-site-packages)"
+        )
+    return f"{name} is not installed; pip install 'tdrl-edge[rtx]' (x86-64)"
+
+
+def _broken(name: str, err: Exception) -> str:
+    """It is there and does not load."""
+    text = str(err)
+    if "numpy" in text.lower():
+        return f"{name} is too old for this numpy ({text}): pip install 'numpy<1.24'"
+    if isinstance(err, OSError) or ".so" in text:
+        return f"{name} lacks a library ({text}): reinstall TensorRT, or check LD_LIBRARY_PATH"
+    return f"{name} cannot be imported ({text}); repair or reinstall it"
+
+
+def is_rtx(trt: TensorRT) -> TypeGuard[TensorRTRtx]:
     """Whether the module is TensorRT-RTX, which builds for named GPUs and without any."""
     return hasattr(trt, "ComputeCapability")
 
 
-def library_version(trt: ModuleType) -> str:
+def library_version(trt: TensorRT) -> str:
     """Name and version of the library, `tensorrt 10.3.0`: plans work with exactly this one."""
     return f"{trt.__name__} {trt.__version__}"
 
 
-def _forwarding_logger(trt: ModuleType, receive: Any) -> Any:
+def _forwarding_logger(trt: TensorRT, receive: Callable[[Severity, str], None]) -> nv.ILogger:
     """An `ILogger` that hands severity name and text on."""
 
     class Forwarding(trt.ILogger):  # type: ignore[misc, name-defined]  # found at run time
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, msg: str) -> None:
-            receive(severity.name, msg)
+        def log(self, severity: nv.ILogger.Severity, msg: str) -> None:
+            receive(cast(Severity, severity.name), msg)
 
-    return Forwarding()
+    made: nv.ILogger = Forwarding()
+    return made

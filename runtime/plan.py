@@ -3,70 +3,40 @@
 TensorRT 10.3 (JetPack 6.1), 10.13, 10.16, 11 and TensorRT-RTX differ in flags that moved and
 attributes that come and go, so everything optional is asked for with `hasattr`. TensorRT 8.6
 (JetPack 6.0) takes the same path, best effort.
+
+A build that fails gets a second chance: out of memory with half the workspace, and otherwise, where
+the library knows it (8 and 10), with weak typing.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from runtime.build_progress import BuildMonitor, Progress, trt_monitor
+from runtime.build_failure import MAX_QUOTED_ERRORS, explained, hints_for, is_out_of_memory
+from runtime.build_progress import Progress
+from runtime.cancellable_build import cancellable_build
 from runtime.errors import EngineError
-from runtime.nvidia import LogMessage, is_rtx, message_log
+from runtime.nvidia import LogMessage, is_rtx, library_version, message_log
+from runtime.nvidia_types import RtxConfig, TensorRT, TensorRTRtx
 
-POLL_S = 0.1
-MAX_QUOTED_ERRORS = 4
+if TYPE_CHECKING:
+    import tensorrt as nv
 
-# What the library says and what helps: each was reported by users or seen with the real builder.
-HINTS = (
-    (
-        r"Target GPU SM \d+ is not supported",
-        "this TensorRT has no kernels for this GPU: use the one that came with JetPack",
-    ),
-    (
-        r"out of memory|OutOfMemory|Tactic Device request|insufficient memory",
-        "the build ran out of memory: close other programs, lower --workspace-mb or add swap",
-    ),
-    (
-        r"Could not infer output types.*dequant|weightsHalf",
-        "FP16 scales do not build on Orin (TensorRT#4832): export with float32 scales",
-    ),
-    (
-        r"int8 is not configured|Int8 precision has been set",
-        "weak typing needs the INT8 flag: use strong typing",
-    ),
-    (r"no optimization profile", "the graph has dynamic shapes: export it with static ones"),
-    (
-        r"shiftIsAllZeros|[Nn]on-zero zero point",
-        "quantise symmetrically: every zero point must be 0 and INT8",
-    ),
-    (r"scale coefficients must all be positive", "a Q/DQ scale is 0, negative or NaN"),
-    (
-        r"input has type Int32 but must have type FP8",
-        "a bias is quantised: leave biases in float",
-    ),
-    (
-        r"Quantized constant .* is only allowed before DQ",
-        "an INT8 constant feeds something other than DequantizeLinear: dequantise first",
-    ),
-    (
-        r"Plugin not found|UNSUPPORTED_NODE",
-        "the graph has an operator that TensorRT does not know: export with opset 17 or lower",
-    ),
-    (
-        r"first input has type UInt8",
-        "cast uint8 to float before anything else, Transpose included",
-    ),
-    (
-        r"CUDA initialization failure|no CUDA-capable device|CUDA driver version is insufficient",
-        "CUDA does not start: check the driver and that this user may use the GPU",
-    ),
-)
+logger = logging.getLogger(__name__)
+
+Typing: TypeAlias = Literal["auto", "strong", "weak"]
+
+# A sixteenth of the memory: 480 MiB on an 8 GB board, where CPU and GPU share it with everything
+# else. Tactics of these small graphs ask for less; the limit stops the few that ask for much.
+WORKSPACE_SHARE = 16
+WORKSPACE_MB = range(256, 2049)
+LEAST_WORKSPACE_MB = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +44,20 @@ class BuildSettings:
     """How to build.
 
     Attributes:
-        workspace_mb: Limit of the scratch memory that tactics may use, in MiB.
-        strongly_typed: Types come from the graph alone. False is the fallback for TensorRT 8 and
-            10 where strong typing fails; TensorRT 11 and RTX know no other.
+        workspace_mb: Limit of the scratch memory that tactics may use, in MiB; None for a
+            sixteenth of the memory.
+        typing: `strong` takes types from the graph alone. `weak` is the fallback for TensorRT 8
+            and 10 where strong typing fails; TensorRT 11 and RTX know no other than strong.
+            `auto` tries strong, then weak.
         num_streams: Batch rows N, stamped onto all inputs; None keeps the graph's.
     """
 
-    workspace_mb: int = 512
-    strongly_typed: bool = True
+    workspace_mb: int | None = None
+    typing: Typing = "auto"
     num_streams: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workspace_mb < 1:
+        if self.workspace_mb is not None and self.workspace_mb < 1:
             raise ValueError(f"workspace_mb must be >= 1, got {self.workspace_mb}")
         if self.num_streams is not None and self.num_streams < 1:
             raise ValueError(f"num_streams must be >= 1, got {self.num_streams}")
@@ -101,18 +73,52 @@ class BuiltPlan:
     Attributes:
         plan: The serialised engine.
         messages: Everything the library logged; its layer table is in there.
-        build_s: Seconds that parsing and building took.
+        build_s: Seconds that parsing and building took, failed attempts included.
         timing_cache: Tactic timings for the next build; empty where the library keeps none.
+        strongly_typed: Whether types came from the graph alone.
+        workspace_mb: Limit of the scratch memory that it was built with, in MiB.
     """
 
     plan: bytes
     messages: tuple[LogMessage, ...]
     build_s: float
     timing_cache: bytes = b""
+    strongly_typed: bool = True
+    workspace_mb: int = 0
+
+
+class BuildFailedError(EngineError):
+    """The builder gave no plan.
+
+    Attributes:
+        errors: What the library logged.
+    """
+
+    def __init__(self, text: str, errors: Sequence[str]) -> None:
+        super().__init__(text)
+        self.errors = tuple(errors)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    strongly_typed: bool
+    workspace_mb: int
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What stays the same over the attempts."""
+
+    trt: TensorRT
+    model: bytes
+    capability: str | None
+    num_streams: int | None
+    timing_cache: bytes
+    on_progress: Progress | None
 
 
 def build_plan(
-    trt: ModuleType,
+    trt: TensorRT,
     model: bytes,
     *,
     compute_capability: str | None = None,
@@ -132,39 +138,67 @@ def build_plan(
 
     Raises:
         EngineError: The graph was refused or the build failed; says why and what helps.
-        ValueError: A compute capability that this library cannot build for.
+        ValueError: A compute capability that this library cannot build for, or a typing that it
+            does not know.
         KeyboardInterrupt: Ctrl-C; the build is cancelled first.
     """
     start_ns = time.monotonic_ns()
-    log = message_log(trt)
-    with log.recording() as messages:
-        builder = trt.Builder(log.trt_logger)
-        if builder is None:
-            raise EngineError(_failure("the builder does not start", messages))
-        network = builder.create_network(network_flags(trt, settings))
-        # the parser must outlive the build: it owns the weights
-        parser = _parse(trt, network, model, messages)
-        if settings.num_streams is not None:
-            _stamp_streams(network, settings.num_streams)
-        config = _configured(trt, builder, network, settings)
-        if is_rtx(trt):
-            _target(trt, config, compute_capability or "SM86")
-        cache = _use_timing_cache(trt, config, timing_cache)
-        plan = _build_cancellable(trt, builder, network, config, on_progress)
-        del parser
-        if plan is None:
-            raise EngineError(_failure("the build failed", messages))
-        timings = b"" if cache is None else bytes(cache.serialize())
+    inputs = _Inputs(
+        trt, model, compute_capability, settings.num_streams, timing_cache, on_progress
+    )
+    attempt = _Attempt(
+        typings(trt, settings.typing)[0], settings.workspace_mb or default_workspace_mb()
+    )
+    try:
+        built = _build(inputs, attempt)
+    except BuildFailedError as err:
+        second = _second_attempt(trt, settings, attempt, err)
+        if second is None:
+            raise
+        built = _again(inputs, second, err)
     if on_progress is not None:
         on_progress(1.0)
-    build_s = (time.monotonic_ns() - start_ns) / 1e9
-    return BuiltPlan(bytes(plan), tuple(messages), build_s, timings)
+    return replace(built, build_s=(time.monotonic_ns() - start_ns) / 1e9)
 
 
-def network_flags(trt: ModuleType, settings: BuildSettings) -> int:
+def typings(trt: TensorRT, wanted: Typing) -> tuple[bool, ...]:
+    """The typings to try in order: True is strong, False is weak.
+
+    Raises:
+        ValueError: The library does not know the one that is wanted.
+    """
+    flag = trt.NetworkDefinitionCreationFlag
+    known = (hasattr(flag, "STRONGLY_TYPED"), hasattr(trt.BuilderFlag, "INT8"))
+    possible: dict[Typing, tuple[bool, ...]] = {
+        "strong": (True,) * known[0],
+        "weak": (False,) * known[1],
+        "auto": (True,) * known[0] + (False,) * known[1],
+    }
+    if not possible[wanted]:
+        other = "strong" if known[0] else "weak"
+        raise ValueError(f"{library_version(trt)} has no {wanted} typing; pass --typing {other}")
+    return possible[wanted]
+
+
+def default_workspace_mb(total_bytes: int | None = None) -> int:
+    """Limit of the scratch memory in MiB: a sixteenth of the memory, 256 ... 2048.
+
+    Args:
+        total_bytes: The GPU's memory; the machine's if None or more than the machine's.
+
+    Example:
+        >>> default_workspace_mb(7_600 << 20) <= 475
+        True
+    """
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total_mb = min(total_bytes or machine_bytes, machine_bytes) >> 20
+    return max(WORKSPACE_MB[0], min(WORKSPACE_MB[-1], total_mb // WORKSPACE_SHARE))
+
+
+def network_flags(trt: TensorRT, *, strongly_typed: bool = True) -> int:
     """Flags of `create_network`; their bits moved between TensorRT 10 and 11."""
     flag = trt.NetworkDefinitionCreationFlag
-    if settings.strongly_typed and hasattr(flag, "STRONGLY_TYPED"):
+    if strongly_typed and hasattr(flag, "STRONGLY_TYPED"):
         return 1 << int(flag.STRONGLY_TYPED)
     if hasattr(flag, "EXPLICIT_BATCH"):
         return 1 << int(flag.EXPLICIT_BATCH)
@@ -181,60 +215,132 @@ def capability_name(compute_capability: str) -> str:
     return "SM" + re.sub(r"^sm|\.", "", compute_capability.strip(), flags=re.IGNORECASE)
 
 
-def hints_for(texts: Sequence[str]) -> list[str]:
-    """What helps against errors that users report often."""
-    joined = "\n".join(texts)
-    return [hint for pattern, hint in HINTS if re.search(pattern, joined, re.IGNORECASE)]
+def _second_attempt(
+    trt: TensorRT, settings: BuildSettings, first: _Attempt, err: BuildFailedError
+) -> _Attempt | None:
+    """What else to try after a failure, with a warning; None if nothing is left."""
+    if is_out_of_memory(err.errors):
+        half_mb = first.workspace_mb // 2
+        if half_mb < LEAST_WORKSPACE_MB:
+            return None
+        logger.warning("%s; once more with a workspace of %d MiB", err, half_mb)
+        return replace(first, workspace_mb=half_mb)
+    if first.strongly_typed and False in typings(trt, settings.typing):
+        logger.warning("%s; once more with weak typing", err)
+        return replace(first, strongly_typed=False)
+    return None
 
 
-def _failure(what: str, messages: Sequence[LogMessage]) -> str:
-    errors = list(dict.fromkeys(m.text.strip() for m in messages if m.is_error))
-    said = "; ".join(errors[:MAX_QUOTED_ERRORS]) or "nothing in its log"
-    return "; ".join([f"{what}, TensorRT says: {said}", *hints_for(errors)])
+def _again(inputs: _Inputs, attempt: _Attempt, first: BuildFailedError) -> BuiltPlan:
+    """The second attempt; if it fails too, the first failure is the telling one."""
+    how = f"{attempt.workspace_mb} MiB, {'strong' if attempt.strongly_typed else 'weak'} typing"
+    try:
+        return _build(inputs, attempt)
+    except BuildFailedError as err:
+        said = err.errors[0].strip() if err.errors else "no reason"
+        raise BuildFailedError(
+            f"{first}; a second try ({how}) fails too: {said}", err.errors
+        ) from err
 
 
-def _parse(trt: ModuleType, network: Any, model: bytes, messages: Sequence[LogMessage]) -> Any:
+def _build(inputs: _Inputs, attempt: _Attempt) -> BuiltPlan:
+    trt = inputs.trt
+    log = message_log(trt)
+    with log.recording() as messages:
+        builder: nv.Builder | None = trt.Builder(log.trt_logger)
+        if builder is None:
+            raise _failure("the builder does not start", messages)
+        network = builder.create_network(network_flags(trt, strongly_typed=attempt.strongly_typed))
+        # the parser must outlive the build: it owns the weights
+        parser = _parse(trt, network, inputs.model, messages)
+        if inputs.num_streams is not None:
+            _stamp_streams(trt, network, inputs.num_streams)
+        config = _configured(trt, builder, network, attempt)
+        if is_rtx(trt):
+            _target(trt, cast(RtxConfig, config), inputs.capability or "SM86")
+        cache = _use_timing_cache(trt, config, inputs.timing_cache)
+        try:
+            plan = cancellable_build(trt, builder, network, config, inputs.on_progress)
+        except (RuntimeError, MemoryError) as err:  # what the bindings make of C++ exceptions
+            said = str(err) if isinstance(err, RuntimeError) else "out of memory"
+            raise BuildFailedError(explained("the build failed", [said]), [said]) from err
+        del parser
+        if plan is None:
+            raise _failure("the build failed", messages)
+        timings = b"" if cache is None else bytes(cache.serialize())
+    return BuiltPlan(
+        bytes(plan),
+        tuple(messages),
+        0.0,
+        timings,
+        strongly_typed=attempt.strongly_typed,
+        workspace_mb=attempt.workspace_mb,
+    )
+
+
+def _failure(what: str, messages: Sequence[LogMessage]) -> BuildFailedError:
+    errors = [message.text for message in messages if message.is_error]
+    return BuildFailedError(explained(what, errors), errors)
+
+
+def _parse(
+    trt: TensorRT, network: nv.INetworkDefinition, model: bytes, messages: Sequence[LogMessage]
+) -> nv.OnnxParser:
     parser = trt.OnnxParser(network, message_log(trt).trt_logger)
     if parser.parse(model):
         return parser
-    errors = [_describe(parser.get_error(i)) for i in range(parser.num_errors)]
+    errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
     if not errors:
-        raise EngineError(_failure("TensorRT refuses the graph", messages))
+        raise _failure("TensorRT refuses the graph", messages)
     said = "; ".join(errors[:MAX_QUOTED_ERRORS])
-    raise EngineError("; ".join([f"TensorRT refuses the graph: {said}", *hints_for(errors)]))
+    text = "; ".join([f"TensorRT refuses the graph: {said}", *hints_for(errors)])
+    raise BuildFailedError(text, errors)
 
 
-def _describe(error: Any) -> str:
+def _describe(error: nv.ParserError) -> str:
     node = error.node_name() if hasattr(error, "node_name") else f"#{error.node()}"
     return f"node {node}: {error.desc().strip()}"
 
 
-def _stamp_streams(network: Any, num_streams: int) -> None:
+def _stamp_streams(trt: TensorRT, network: nv.INetworkDefinition, num_streams: int) -> None:
     """Give every input N rows; no node of a step graph holds the batch size."""
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        tensor.shape = (num_streams, *tuple(tensor.shape)[1:])
+        others = [tensor.shape[axis] for axis in range(1, len(tensor.shape))]
+        tensor.shape = trt.Dims([num_streams, *others])
 
 
-def _configured(trt: ModuleType, builder: Any, network: Any, settings: BuildSettings) -> Any:
+def _configured(
+    trt: TensorRT, builder: nv.Builder, network: nv.INetworkDefinition, attempt: _Attempt
+) -> nv.IBuilderConfig:
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, attempt.workspace_mb << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else no layer table
-    strong = settings.strongly_typed and hasattr(
-        trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"
-    )
-    flags = getattr(trt, "BuilderFlag", None)
-    if not strong and hasattr(flags, "INT8") and _is_quantised(trt, network):
-        config.set_flag(trt.BuilderFlag.INT8)
+    if not attempt.strongly_typed:
+        # without its flag weak typing refuses a type that is in the graph; with it, it may use the
+        # type elsewhere too, so only what the graph has is allowed
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        if any(_is_quantiser(trt, layer) for layer in layers):
+            config.set_flag(trt.BuilderFlag.INT8)
+        if any(_gives_half(trt, layer) for layer in layers):
+            config.set_flag(trt.BuilderFlag.FP16)
     return config
 
 
-def _is_quantised(trt: ModuleType, network: Any) -> bool:
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
+def _is_quantiser(trt: TensorRT, layer: nv.ILayer) -> bool:
+    return layer.type == trt.LayerType.QUANTIZE
 
 
-def _target(trt: ModuleType, config: Any, compute_capability: str) -> None:
+def _gives_half(trt: TensorRT, layer: nv.ILayer) -> bool:
+    outputs = (layer.get_output(index) for index in range(layer.num_outputs))
+    return any(_is_half(trt, tensor) for tensor in outputs)
+
+
+def _is_half(trt: TensorRT, tensor: nv.ITensor) -> bool:
+    return tensor.dtype == trt.DataType.HALF
+
+
+def _target(trt: TensorRTRtx, config: RtxConfig, compute_capability: str) -> None:
     name = capability_name(compute_capability)
     known = sorted(member for member in trt.ComputeCapability.__members__ if member[:2] == "SM")
     if name not in known:
@@ -246,7 +352,9 @@ def _target(trt: ModuleType, config: Any, compute_capability: str) -> None:
     config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
 
 
-def _use_timing_cache(trt: ModuleType, config: Any, data: bytes) -> Any:
+def _use_timing_cache(
+    trt: TensorRT, config: nv.IBuilderConfig, data: bytes
+) -> nv.ITimingCache | None:
     """Set the cache where the library keeps one; RTX only warns about it."""
     if is_rtx(trt) or not hasattr(config, "create_timing_cache"):
         return None
@@ -256,40 +364,3 @@ def _use_timing_cache(trt: ModuleType, config: Any, data: bytes) -> Any:
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
-
-
-def _build_cancellable(
-    trt: ModuleType, builder: Any, network: Any, config: Any, on_progress: Progress | None
-) -> Any:
-    """Build in a thread, so that Ctrl-C reaches this one; cancel the build when it comes."""
-    monitor = BuildMonitor()
-    listens = hasattr(config, "progress_monitor")
-    if listens:
-        config.progress_monitor = trt_monitor(trt, monitor)
-    outcome: list[Any] = []
-    # daemon: TensorRT 8 cannot cancel a build and must not hold the process
-    worker = threading.Thread(
-        target=_build_into, args=(outcome, builder, network, config), daemon=True
-    )
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(POLL_S)
-            if on_progress is not None:
-                on_progress(monitor.share())
-    except BaseException:
-        monitor.cancelled.set()
-        if listens:
-            worker.join()
-        raise
-    (plan,) = outcome
-    if isinstance(plan, Exception):
-        raise EngineError(f"the build failed: {plan}") from plan
-    return plan
-
-
-def _build_into(outcome: list[Any], builder: Any, network: Any, config: Any) -> None:
-    try:
-        outcome.append(builder.build_serialized_network(network, config))
-    except Exception as err:  # noqa: BLE001  raised again in the caller's thread
-        outcome.append(err)

@@ -24,6 +24,7 @@ POISON = 0x7F  # as float32 3.4e38, as int8 127
 ALIGNMENT_BYTES = 256
 GPU = "Emulated Orin"
 CAPABILITY = (8, 7)
+MEMORY_BYTES = 7_600 << 20
 
 
 class CudaError(Exception):
@@ -38,9 +39,14 @@ class Machine:
         faults: What must not happen.
         allocations: How many buffers were ever made.
         executions: Every execution's addresses by tensor name.
-        fail: Name of the next call that fails: `alloc`, `stream`, `execute`, `build`,
-            `deserialise`, `context`.
-        builds: How many plans were built.
+        fail: Name of the next call that fails: `alloc`, `stream`, `execute`, `deserialise`,
+            `context`.
+        builds: How many plans were built, failed attempts included.
+        attempts: Each build's network flags, builder flags and workspace in bytes.
+        build_errors: What the next builds fail with, one text each.
+        build_raises: What the next builds raise.
+        strong_error: What every strongly typed build fails with; empty if it does not.
+        load_error: What loading a plan fails with; empty if it does not.
     """
 
     def __init__(self) -> None:
@@ -54,6 +60,11 @@ class Machine:
         self.executions: list[dict[str, int]] = []
         self.fail = ""
         self.builds = 0
+        self.attempts: list[tuple[int, set[str], int]] = []
+        self.build_errors: list[str] = []
+        self.build_raises: list[Exception] = []
+        self.strong_error = ""
+        self.load_error = ""
 
     def use(self, what: str) -> None:
         """Note a CUDA call; it needs a current context."""
@@ -125,6 +136,9 @@ class _Device:
 
     def compute_capability(self) -> tuple[int, int]:
         return CAPABILITY
+
+    def total_memory(self) -> int:
+        return MEMORY_BYTES
 
     def retain_primary_context(self) -> _CudaContext:
         return _CudaContext(self._machine)

@@ -28,26 +28,42 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tests.fake_cuda import ALIGNMENT_BYTES, POISON, Machine, fake_pycuda_driver
 
 PLAN_MAGIC = b"FAKEPLAN"
+STRONG, WEAK = 0b10, 0b01  # TensorRT 10's network flags
 
 
-def fake_tensorrt(machine: Machine, version: str = "10.3.0", name: str = "tensorrt") -> ModuleType:
+# What differs between the generations: TensorRT 8 has weak typing only and no progress, 11 has
+# strong typing only, under another bit.
+NETWORK_FLAGS = {
+    8: {"EXPLICIT_BATCH": 0},
+    10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
+    11: {"STRONGLY_TYPED": 0},
+}
+BUILDER_FLAGS = {8: ["INT8", "FP16"], 10: ["INT8", "FP16"], 11: ["TF32"]}
+
+
+def fake_tensorrt(machine: Machine, version: str = "10.3.0", name: str = "tensorrt") -> Any:
     """A stand-in for `tensorrt`; its plans hold the ONNX model."""
     trt = ModuleType(name)
+    major = int(version.split(".")[0])
     trt.__dict__.update(
         __version__=version,
         ILogger=_Logger,
         IProgressMonitor=type("IProgressMonitor", (), {}),
         NetworkDefinitionCreationFlag=enum.IntEnum(
-            "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+            "NetworkDefinitionCreationFlag", NETWORK_FLAGS[major]
         ),
         MemoryPoolType=enum.Enum("MemoryPoolType", ["WORKSPACE"]),
         ProfilingVerbosity=enum.Enum("ProfilingVerbosity", ["DETAILED"]),
-        LayerType=enum.Enum("LayerType", ["QUANTIZE"]),
-        BuilderFlag=enum.Enum("BuilderFlag", ["INT8"]),
-        OnnxParser=_Parser,
+        LayerType=_LayerType,
+        DataType=_DataType,
+        BuilderFlag=enum.Enum("BuilderFlag", BUILDER_FLAGS[major]),
+        Dims=tuple,
+        OnnxParser=_Parser8 if major == 8 else _Parser,
         Builder=lambda logger: _Builder(machine, logger, version),
         Runtime=lambda logger: _Runtime(machine, logger, version),
     )
+    if major == 8:
+        del trt.IProgressMonitor
     return trt
 
 
@@ -63,6 +79,19 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = "10.3.0") -> Machine
     return machine
 
 
+_LayerType = enum.Enum("_LayerType", ["QUANTIZE", "OTHER"])
+_DataType = enum.Enum("_DataType", ["FLOAT", "HALF"])
+
+
+def _layer(node: onnx.NodeProto) -> Any:
+    """A layer as weak typing looks at it: a quantiser or not, and whether it gives halves."""
+    kind = _LayerType.QUANTIZE if node.op_type == "QuantizeLinear" else _LayerType.OTHER
+    to = [attribute.i for attribute in node.attribute if attribute.name == "to"]
+    dtype = _DataType.HALF if to == [onnx.TensorProto.FLOAT16] else _DataType.FLOAT
+    output = SimpleNamespace(dtype=dtype)
+    return SimpleNamespace(type=kind, num_outputs=1, get_output=lambda index: output)
+
+
 class _Logger:
     def log(self, severity: Any, msg: str) -> None:
         raise NotImplementedError
@@ -74,9 +103,17 @@ def _say(logger: _Logger, severity: str, text: str) -> None:
 
 class _Network:
     def __init__(self) -> None:
+        self.flags = 0
         self.model = b""
         self.inputs: list[Any] = []
-        self.num_layers = 0
+        self.layers: list[Any] = []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> Any:
+        return self.layers[index]
 
     @property
     def num_inputs(self) -> int:
@@ -101,6 +138,7 @@ class _Parser:
         self._network.inputs = [
             SimpleNamespace(name=i.name, shape=tuple(_sizes(i))) for i in graph.input
         ]
+        self._network.layers = [_layer(node) for node in graph.node]
         return True
 
     def get_error(self, index: int) -> Any:
@@ -109,10 +147,19 @@ class _Parser:
         )
 
 
+class _Parser8(_Parser):
+    def get_error(self, index: int) -> Any:
+        return SimpleNamespace(node=lambda: 0, desc=lambda: self._why)
+
+
 class _Config:
-    def __init__(self) -> None:
-        self.progress_monitor: Any = None
-        self.timing_cache: Any = None
+    def __init__(self, major: int) -> None:
+        if major > 8:
+            self.progress_monitor: Any = None
+        self.flags: set[str] = set()
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag.name)
 
     def set_memory_pool_limit(self, pool: Any, size_bytes: int) -> None:
         self.workspace_bytes = size_bytes
@@ -127,28 +174,47 @@ class _Config:
 class _Builder:
     def __init__(self, machine: Machine, logger: _Logger, version: str) -> None:
         self._machine, self._logger, self._version = machine, logger, version
+        self._major = int(version.split(".")[0])
 
     def create_network(self, flags: int) -> _Network:
-        assert flags == 0b10, "strongly typed, and nothing else"
-        return _Network()
+        known = NETWORK_FLAGS[self._major].values()
+        assert flags in [1 << bit for bit in known], (
+            "strongly typed or explicit batch, nothing else"
+        )
+        network = _Network()
+        network.flags = flags
+        return network
 
     def create_builder_config(self) -> _Config:
-        return _Config()
+        return _Config(self._major)
 
     def build_serialized_network(self, network: _Network, config: _Config) -> bytes | None:
         self._machine.builds += 1
-        config.progress_monitor.phase_start("Building Engine", None, 2)
-        for step in range(2):
-            if not config.progress_monitor.step_complete("Building Engine", step):
-                _say(self._logger, "ERROR", "Error Code 7: BuildCanceled")
-                return None
-        config.progress_monitor.phase_finish("Building Engine")
-        if self._machine.fail == "build":
-            _say(self._logger, "ERROR", "Tactic Device request: 900MB. insufficient memory")
+        if self._major > 8 and not _tell(config.progress_monitor):
+            _say(self._logger, "ERROR", "Error Code 7: BuildCanceled")
+            return None
+        self._machine.attempts.append((network.flags, config.flags, config.workspace_bytes))
+        if self._machine.build_raises:
+            raise self._machine.build_raises.pop(0)
+        errors = self._machine.build_errors
+        error = errors.pop(0) if errors else ""
+        if self._machine.strong_error and network.flags == STRONG:
+            error = self._machine.strong_error
+        if error:
+            _say(self._logger, "ERROR", error)
             return None
         streams = network.inputs[0].shape[0]
         head = json.dumps({"version": self._version, "streams": streams}).encode()
         return b"\n".join([PLAN_MAGIC, head, network.model])
+
+
+def _tell(monitor: Any) -> bool:
+    """A build's progress; False if it is cancelled."""
+    monitor.phase_start("Building Engine", None, 2)
+    if not all(monitor.step_complete("Building Engine", step) for step in range(2)):
+        return False
+    monitor.phase_finish("Building Engine")
+    return True
 
 
 class _Runtime:
@@ -158,6 +224,9 @@ class _Runtime:
 
     def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
         self._machine.use("deserialise_engine")
+        if self._machine.load_error:
+            _say(self._logger, "ERROR", self._machine.load_error)
+            return None
         magic, head, model = plan.split(b"\n", 2)
         facts = json.loads(head)
         if (

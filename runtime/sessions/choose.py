@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from runtime.bundle import GRAPH_OF, Bundle, Precision
 from runtime.errors import SessionError
-from runtime.nvidia import find_tensorrt
+from runtime.nvidia import find_tensorrt, why_no_tensorrt
 from runtime.sampling import default_phases
 from runtime.sessions.base import StepSession
 from runtime.sessions.ort import OrtStepSession
@@ -39,7 +39,8 @@ def choose_session(bundle: Bundle, backend: str = "auto", precision: str = "auto
         bundle: A loaded bundle.
         backend: `auto`, `ort`, `tensorrt` or `tensorrt_rtx`. `auto` takes TensorRT where there is
             an NVIDIA GPU, and never the CPU there; ONNX Runtime elsewhere.
-        precision: `auto`, `float32` or `int8`. `auto` takes INT8 where the bundle has it.
+        precision: `auto`, `float32`, `float16` or `int8`. `auto` takes INT8 where the bundle has
+            it, else float16 for TensorRT; ONNX Runtime on a CPU gains nothing from float16.
 
     Raises:
         ValueError: A name that is not known.
@@ -47,7 +48,7 @@ def choose_session(bundle: Bundle, backend: str = "auto", precision: str = "auto
         SessionError: A GPU is here and no TensorRT for it.
     """
     chosen, why = _choose_backend(backend)
-    level = _choose_precision(bundle, precision)
+    level = _choose_precision(bundle, chosen, precision)
     return SessionChoice(chosen, level, why)
 
 
@@ -122,14 +123,16 @@ def _choose_backend(backend: str) -> tuple[Backend, str]:
         if find_tensorrt((name,)) is not None:
             return name, "NVIDIA GPU here"
     raise SessionError(
-        "an NVIDIA GPU is here and no TensorRT for it; install TensorRT (on a Jetson: make the "
-        "venv with --system-site-packages), or pass --backend ort to run on the CPU"
+        f"an NVIDIA GPU is here and no TensorRT for it: {why_no_tensorrt()}; or pass --backend ort "
+        "to run on the CPU"
     )
 
 
-def _choose_precision(bundle: Bundle, precision: str) -> Precision:
+def _choose_precision(bundle: Bundle, backend: Backend, precision: str) -> Precision:
     if precision == "auto":
-        return "int8" if "step_int8" in bundle.graphs else "float32"
+        if "step_int8" in bundle.graphs:
+            return "int8"
+        return "float16" if backend != "ort" and "step_fp16" in bundle.graphs else "float32"
     for level, kind in GRAPH_OF.items():
         if level == precision:
             bundle.graph(kind)
@@ -143,17 +146,13 @@ def _open_tensorrt(
     """The bundle's engine, built first where there is no valid one."""
     from runtime.build_progress import StderrBar
     from runtime.engine import engine_for_bundle
-    from runtime.sessions.cuda_memory import cuda_device
+    from runtime.sessions.cuda_memory import require_cuda_device
     from runtime.sessions.trt import TrtStepSession
 
     trt = find_tensorrt((choice.backend,))
     if trt is None:
-        raise SessionError(f"{choice.backend} is not installed; install it or pass --backend ort")
-    device = cuda_device()
-    if device is None:
-        raise SessionError(
-            f"{choice.backend} needs an NVIDIA GPU and pycuda; install them or pass --backend ort"
-        )
+        raise SessionError(f"{why_no_tensorrt(choice.backend)}; or pass --backend ort")
+    device = require_cuda_device()
     with StderrBar("build engine") as progress:
         plan_path = engine_for_bundle(
             bundle, choice.precision, engine_dir, trt=trt, device=device, on_progress=progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +18,11 @@ ALIGNMENT_BYTES = 256
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A GPU: its name and its compute capability, `8.7`."""
+    """A GPU: its name, its compute capability, `8.7`, and its memory where it is known."""
 
     name: str
     compute_capability: str
+    total_bytes: int | None = field(default=None, compare=False)
 
 
 class DeviceMemory(Protocol):
@@ -165,27 +166,44 @@ class PycudaMemory:
 def cuda_device(device_index: int = 0) -> DeviceInfo | None:
     """The GPU, or None where there is none or pycuda is not installed; never raises."""
     try:
-        cuda = _import_pycuda()
+        return require_cuda_device(device_index)
     except SessionError:
         return None
+
+
+def require_cuda_device(device_index: int = 0) -> DeviceInfo:
+    """The GPU.
+
+    Raises:
+        SessionError: pycuda is not installed, or CUDA does not start; says what helps.
+    """
+    cuda = _import_pycuda()
     try:
         cuda.init()
         return _device_info(cuda.Device(device_index))
-    except cuda.Error:
-        return None
+    except cuda.Error as err:
+        raise SessionError(
+            f"CUDA does not start: {err}; check the driver (nvidia-smi, tegrastats on a Jetson) "
+            "and that this user is in the groups `video` and `render`"
+        ) from err
 
 
 def _device_info(device: Any) -> DeviceInfo:
     major, minor = device.compute_capability()
-    return DeviceInfo(str(device.name()), f"{major}.{minor}")
+    return DeviceInfo(str(device.name()), f"{major}.{minor}", int(device.total_memory()))
 
 
 def _import_pycuda() -> Any:
     try:
         import pycuda.driver as cuda
-    except (ImportError, OSError) as err:
+    except ModuleNotFoundError as err:
         raise SessionError(
             f"pycuda cannot be imported ({err}); on a Jetson: "
-            "PATH=/usr/local/cuda/bin:$PATH pip install pycuda"
+            "PATH=/usr/local/cuda/bin:$PATH pip install pycuda (it needs nvcc and cuda.h there)"
+        ) from err
+    except (ImportError, OSError) as err:
+        raise SessionError(
+            f"pycuda cannot be imported ({err}); it was built for another CUDA or finds no driver: "
+            "PATH=/usr/local/cuda/bin:$PATH pip install --force-reinstall --no-cache-dir pycuda"
         ) from err
     return cuda

@@ -42,7 +42,9 @@ class OrtStepSession:
 
     Args:
         bundle: A loaded bundle.
-        precision: `float32` runs `step.onnx`, `int8` runs `step.int8.onnx`.
+        precision: `float32` runs `step.onnx`, `int8` runs `step.int8.onnx`. `float16` runs
+            `step.fp16.onnx`, slower than float32 and with its rounded weights only: on a CPU
+            ONNX Runtime computes halves in float32 and hides a range that they leave.
         phases: Independent sets of states, >= 1.
         threads: Threads of one step; ONNX Runtime's choice where it is None.
         optimise: Let ONNX Runtime rewrite the graph; off gives the reference numbers.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.build_failure import explained
 from runtime.bundle import (
     FRAME_INPUT,
     GRAPH_OF,
@@ -24,12 +24,23 @@ from runtime.bundle import (
 )
 from runtime.engine import ANY_GPU, Engine, load_engine
 from runtime.errors import EngineError, SessionError
-from runtime.nvidia import MessageLog, find_tensorrt, library_version, message_log
+from runtime.nvidia import (
+    MessageLog,
+    find_tensorrt,
+    library_version,
+    message_log,
+    why_no_tensorrt,
+)
+from runtime.nvidia_types import TensorRT
 from runtime.sessions.base import Logits
 from runtime.sessions.cuda_memory import DeviceInfo, DeviceMemory, PycudaMemory
 
+if TYPE_CHECKING:
+    import tensorrt as nv
+
 # `tensorrt.nptype` fails on TensorRT 8 with a newer numpy, so the names are compared.
 TRT_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8"}
+CLOSED = "the session is closed; make a new one"
 REBUILD = "delete the engine and run `make engine`"
 
 
@@ -87,15 +98,15 @@ class TrtStepSession:
         *,
         graph_kind: GraphKind,
         phases: int = 1,
-        trt: ModuleType | None = None,
+        trt: TensorRT | None = None,
         memory: DeviceMemory | None = None,
     ) -> None:
         if phases < 1:
             raise ValueError(f"phases must be >= 1, got {phases}")
         self._thread = threading.get_ident()
-        self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
+        self._runtime: nv.Runtime | None = None
+        self._engine: nv.ICudaEngine | None = None
+        self._context: nv.IExecutionContext | None = None
         self._memory = memory
         self._states: list[list[StateBuffers]] = []
         self._turns = [0] * phases
@@ -108,7 +119,7 @@ class TrtStepSession:
             raise
 
     def _open(
-        self, bundle: Bundle, plan_path: Path, graph_kind: GraphKind, trt: ModuleType | None
+        self, bundle: Bundle, plan_path: Path, graph_kind: GraphKind, trt: TensorRT | None
     ) -> None:
         states = bundle.graph(graph_kind).states
         engine = load_engine(plan_path)
@@ -121,21 +132,22 @@ class TrtStepSession:
         self._log = message_log(trt)
         self._log.take_errors()
         self._deserialise(trt, engine)
-        self._tensors = io_tensors(self._engine)
         check_tensors(self._tensors, bundle, states, plan_path)
         self._description = (
             f"{library_version(trt)} on {self._memory.device.name}, {engine.key.precision}"
         )
         self._allocate(self._memory, states)
 
-    def _deserialise(self, trt: ModuleType, engine: Engine) -> None:
+    def _deserialise(self, trt: TensorRT, engine: Engine) -> None:
+        # no local variables: a traceback would keep them beyond their CUDA context
         self._runtime = trt.Runtime(self._log.trt_logger)
         self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
         if self._engine is not None:
+            self._tensors = io_tensors(self._engine)
             self._context = self._engine.create_execution_context()
         if self._context is None:
-            said = _said(self._log)
-            raise EngineError(f"TensorRT cannot load {engine.path} ({said}); {REBUILD}")
+            said = _explained(f"{engine.path} cannot be loaded", self._log)
+            raise EngineError(f"{said}; {REBUILD}")
 
     def _allocate(self, memory: DeviceMemory, states: tuple[StateSpec, ...]) -> None:
         for name in (FRAME_INPUT, RESET_INPUT, LOGITS_OUTPUT):
@@ -186,14 +198,15 @@ class TrtStepSession:
             SessionError: The engine failed, another thread's call, or the session is closed.
         """
         memory = self._usable_memory()
+        context = self._usable_context()
         if not 0 <= phase < self.num_phases:
             raise ValueError(f"phase must be in 0..{self.num_phases - 1}, got {phase}")
         self._upload(memory, FRAME_INPUT, frames)
         self._upload(memory, RESET_INPUT, reset)
         self._bind_states(phase)
-        if not self._context.execute_async_v3(memory.stream_handle):
+        if not context.execute_async_v3(memory.stream_handle):
             memory.synchronize()  # the uploads must not meet the next step's
-            raise SessionError(f"the engine does not run: {_said(self._log)}; {REBUILD}")
+            raise SessionError(f"{_explained('the engine does not run', self._log)}; {REBUILD}")
         logits = self._hosts[LOGITS_OUTPUT]
         memory.to_host(logits, self._addresses[LOGITS_OUTPUT])
         memory.synchronize()
@@ -216,14 +229,19 @@ class TrtStepSession:
             self._bind(state.spec.name_out, state.addresses[turn ^ 1])
 
     def _bind(self, name: str, address: int) -> None:
-        if not self._context.set_tensor_address(name, address):
-            raise SessionError(f"TensorRT refuses an address for {name}: {_said(self._log)}")
+        if not self._usable_context().set_tensor_address(name, address):
+            raise SessionError(_explained(f"no address can be set for {name}", self._log))
 
     def _usable_memory(self) -> DeviceMemory:
         self._check_thread()
         if self._memory is None:
-            raise SessionError("the session is closed; make a new one")
+            raise SessionError(CLOSED)
         return self._memory
+
+    def _usable_context(self) -> nv.IExecutionContext:
+        if self._context is None:
+            raise SessionError(CLOSED)
+        return self._context
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
@@ -257,13 +275,12 @@ class TrtStepSession:
         self.close()
 
 
-def io_tensors(engine: Any) -> dict[str, Tensor]:
+def io_tensors(engine: nv.ICudaEngine) -> dict[str, Tensor]:
     """Inputs and outputs of an engine by name."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return {
         name: Tensor(
-            tuple(int(size) for size in engine.get_tensor_shape(name)),
-            _dtype_name(engine.get_tensor_dtype(name)),
+            _sizes(engine.get_tensor_shape(name)), _dtype_name(engine.get_tensor_dtype(name))
         )
         for name in names
     }
@@ -296,24 +313,21 @@ def check_tensors(
         raise EngineError(f"{path} does not fit the bundle: {'; '.join(problems)}; {REBUILD}")
 
 
-def check_origin(engine: Engine, bundle: Bundle, graph_kind: GraphKind, trt: ModuleType) -> None:
+def check_origin(engine: Engine, bundle: Bundle, graph_kind: GraphKind, trt: TensorRT) -> None:
     """Compare a plan's sidecar with the bundle's graph and the library at hand.
 
     Raises:
         EngineError: It was built from another graph or by another library.
     """
-    key = engine.key
-    if GRAPH_OF[key.precision] != graph_kind or key.graph_sha256 != bundle.sha256.get(
-        bundle.graph(graph_kind).file
-    ):
-        raise EngineError(
-            f"{engine.path} was built from another graph than the {graph_kind} graph of "
-            f"{bundle.folder}; {REBUILD}"
+    (precision,) = (name for name, kind in GRAPH_OF.items() if kind == graph_kind)
+    engine.require_fit(
+        replace(
+            engine.key,
+            precision=precision,
+            graph_sha256=bundle.sha256[bundle.graph(graph_kind).file],
+            library=library_version(trt),
         )
-    if key.library != library_version(trt):
-        raise EngineError(
-            f"{engine.path} was built by {key.library}, this is {library_version(trt)}; {REBUILD}"
-        )
+    )
 
 
 def check_device(engine: Engine, device: DeviceInfo) -> None:
@@ -322,29 +336,26 @@ def check_device(engine: Engine, device: DeviceInfo) -> None:
     Raises:
         EngineError: It was built for another GPU.
     """
-    key = engine.key
-    if key.compute_capability != device.compute_capability or key.gpu not in (ANY_GPU, device.name):
-        raise EngineError(
-            f"{engine.path} was built for {key.gpu} ({key.compute_capability}), this is "
-            f"{device.name} ({device.compute_capability}); {REBUILD}"
-        )
+    gpu = ANY_GPU if engine.key.gpu == ANY_GPU else device.name
+    engine.require_fit(replace(engine.key, gpu=gpu, compute_capability=device.compute_capability))
 
 
-def _library_of(engine: Engine) -> ModuleType:
+def _library_of(engine: Engine) -> TensorRT:
     name = engine.key.library.split()[0]
     trt = find_tensorrt((name,))
     if trt is None:
-        raise EngineError(
-            f"{engine.path} needs the Python module {name}, which cannot be imported; on a Jetson "
-            "it comes with JetPack: make the environment with --system-site-packages"
-        )
+        raise EngineError(f"{engine.path} needs the Python module {name}: {why_no_tensorrt(name)}")
     return trt
 
 
-def _dtype_name(dtype: Any) -> str:
+def _sizes(dims: nv.Dims) -> tuple[int, ...]:
+    return tuple(dims[axis] for axis in range(len(dims)))
+
+
+def _dtype_name(dtype: nv.DataType) -> str:
     name = str(dtype.name)
     return TRT_DTYPES.get(name, name)
 
 
-def _said(log: MessageLog) -> str:
-    return "; ".join(log.take_errors()) or "TensorRT gave no reason"
+def _explained(what: str, log: MessageLog) -> str:
+    return explained(what, log.take_errors())

@@ -6,10 +6,15 @@ import json
 import logging
 import os
 import re
+import resource
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,8 +31,9 @@ from runtime.engine import (
     load_engine,
 )
 from runtime.errors import BundleError, EngineError
-from runtime.nvidia import LogMessage, find_tensorrt, message_log
-from runtime.plan import BuildSettings, BuiltPlan, build_plan, hints_for, network_flags
+from runtime.nvidia import find_tensorrt
+from runtime.nvidia_types import TensorRT
+from runtime.plan import BuildSettings
 from runtime.sessions.cuda_memory import DeviceInfo
 from runtime.sessions.trt import TrtStepSession, check_device
 from tests.fake_cuda import GPU, Machine
@@ -35,6 +41,7 @@ from tests.fake_nvidia import fake_tensorrt, install
 from tests.mini_bundle import write_manifest, write_mini_bundle
 
 DEVICE = DeviceInfo(GPU, "8.7")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def build(machine: Machine, bundle: Bundle, tmp_path: Path) -> Callable[..., Pat
     return build_engine
 
 
-def _trt() -> ModuleType:
+def _trt() -> TensorRT:
     trt = find_tensorrt(("tensorrt",))
     assert trt is not None
     return trt
@@ -68,10 +75,10 @@ def _sidecar(plan: Path) -> Path:
 
 
 def test_an_engine_is_built_once(build: Callable[..., Path], machine: Machine) -> None:
-    built: list[BuiltPlan] = []
-    first = build(on_built=built.append)
-    assert build(on_built=built.append) == first
-    assert machine.builds == len(built) == 1
+    built: list[Path] = []
+    first = build(on_built=lambda path, _: built.append(path))
+    assert build(on_built=lambda path, _: built.append(path)) == first
+    assert (machine.builds, built) == (1, [first])
     assert first.name.startswith("mini-int8-n1-emulated-orin-sm87-")
     facts = json.loads(_sidecar(first).read_text())
     assert facts["key"]["library"] == "tensorrt 10.3.0"
@@ -156,7 +163,7 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (_drop_sidecar, "cannot be read"),
     (_break_sidecar, "cannot be read"),
     (_old_sidecar, "sidecar_version must be 1"),
-    (_other_key, "built for library 'tensorrt 10.0.0', not 'tensorrt 10.3.0'"),
+    (_other_key, "is refused: built by tensorrt 10.0.0, this is tensorrt 10.3.0; delete it"),
     (_writable_by_all, "can be written by others"),
     (_sidecar_writable_by_all, "can be written by others"),
 ]
@@ -202,10 +209,10 @@ def test_a_missing_plan(tmp_path: Path) -> None:
 def test_the_session_refuses_another_graphs_plan(
     build: Callable[..., Path], machine: Machine, bundle: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(EngineError, match="from another graph than the step graph"):
+    with pytest.raises(EngineError, match="built from the int8 graph, not float32"):
         TrtStepSession(bundle, build(), graph_kind="step")
     other = write_mini_bundle(tmp_path / "other", height_px=8, width_px=8, seed=1)
-    with pytest.raises(EngineError, match="from another graph than the step_int8 graph"):
+    with pytest.raises(EngineError, match="built from another bundle's int8 graph, or an older"):
         TrtStepSession(other, build(), graph_kind="step_int8")
     machine.check_clean()
 
@@ -216,6 +223,87 @@ def test_the_session_refuses_another_versions_plan(
     newer = fake_tensorrt(machine, "10.16.2")
     with pytest.raises(EngineError, match=r"built by tensorrt 10.3.0, this is tensorrt 10.16.2"):
         TrtStepSession(bundle, build(), graph_kind="step_int8", trt=newer)
+
+
+def test_every_refusal_has_its_reason(machine: Machine, bundle: Bundle) -> None:
+    key = engine_key(bundle, "int8", _trt(), DEVICE)
+    assert key.refusals(key) == []
+    for change, reason in (
+        ({"gpu": "Thor"}, "built for GPU Thor (8.7), this is Emulated Orin (8.7)"),
+        ({"compute_capability": "8.6"}, "built for GPU Emulated Orin (8.6), this is"),
+        ({"library": "tensorrt 8.6.2"}, "built by tensorrt 8.6.2, this is tensorrt 10.3.0"),
+        ({"precision": "float32"}, "built from the float32 graph, not int8"),
+        ({"graph_sha256": "0" * 64}, "built from another bundle's int8 graph, or an older one"),
+        ({"num_streams": 4}, "built for 4 stream(s), not 1"),
+        ({"strongly_typed": False}, "built with weak typing, not strong"),
+    ):
+        (found,) = replace(key, **change).refusals(key)
+        assert found.startswith(reason)
+    both = replace(key, num_streams=2, library="tensorrt 11.4.0")
+    with pytest.raises(EngineError, match=r"built by tensorrt 11.4.0, .*; built for 2 stream"):
+        Engine(Path("x.plan"), b"", both).require_fit(key)
+
+
+def test_a_second_builder_waits_and_takes_the_first_ones_engine(
+    build: Callable[..., Path], machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def hold(share: float) -> None:
+        begun.set()
+        may_end.wait(10)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(build, on_progress=hold)
+        assert begun.wait(10)
+        built: list[Path] = []
+        second = pool.submit(build, on_built=lambda path, _: built.append(path))
+        while "waiting for it" not in caplog.text:
+            assert not second.done()
+            time.sleep(0.01)
+        may_end.set()
+        assert second.result(10) == first.result(10)
+    assert (machine.builds, built) == (1, [])
+    assert not list(first.result().parent.glob(".*"))
+
+
+def test_a_lock_of_a_dead_process_holds_nobody(build: Callable[..., Path], tmp_path: Path) -> None:
+    plan = build()
+    plan.unlink()
+    code = (
+        "import os, sys; from pathlib import Path; from runtime.build_lock import build_lock\n"
+        "with build_lock(Path(sys.argv[1])): os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(plan)], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    assert list(plan.parent.glob(".*.lock"))
+    assert build() == plan
+    assert not list(plan.parent.glob(".*.lock"))
+
+
+def test_a_weak_engine_is_kept_and_found_again(
+    build: Callable[..., Path], machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.strong_error = "Could not find any implementation for node /conv"
+    plan = build()
+    assert "once more with weak typing" in caplog.text
+    assert load_engine(plan).key.strongly_typed is False
+    assert machine.builds == 2
+    assert build() == plan, "no second failure at the next start"
+    assert machine.builds == 2
+    machine.strong_error = ""
+    strong = build(settings=BuildSettings(typing="strong"))
+    assert load_engine(strong).key.strongly_typed is True
+    assert strong != plan
+
+
+def test_the_workspace_follows_the_gpus_memory(
+    build: Callable[..., Path], machine: Machine
+) -> None:
+    build()
+    build("float32", device=replace(DEVICE, total_bytes=5 << 30))
+    build("float32", settings=BuildSettings(workspace_mb=77, num_streams=2))
+    assert [workspace >> 20 for _, _, workspace in machine.attempts[1:]] == [320, 77]
 
 
 def test_a_changed_graph_is_not_built(build: Callable[..., Path], bundle: Bundle) -> None:
@@ -241,33 +329,39 @@ def test_an_interrupted_build_leaves_nothing(build: Callable[..., Path], tmp_pat
     assert build().is_file()
 
 
-def test_a_failed_write_leaves_no_engine(
+def test_a_full_disk_leaves_no_half_engine(build: Callable[..., Path], tmp_path: Path) -> None:
+    """A real failed write: for a moment this process may write no file longer than 1000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(EngineError, match=r"\d MB\) cannot be written into .*--engine-dir"):
+            build()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "engines").iterdir()) == []
+    assert build().stat().st_size > 1000
+
+
+def test_a_sidecar_without_room_takes_its_plan_along(
     build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("runtime.engine.write_json", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            build()
-    plans = list((tmp_path / "engines").glob("*.plan"))
-    with pytest.raises(EngineError):
-        load_engine(plans[0])
-    assert load_engine(build()).plan
-
-
-def test_a_failed_build_says_what_helps(build: Callable[..., Path], machine: Machine) -> None:
-    machine.fail = "build"
-    with pytest.raises(
-        EngineError, match="insufficient memory; the build ran out of memory: close"
-    ):
+    monkeypatch.setattr("runtime.engine.write_json", _no_room)
+    with pytest.raises(EngineError, match=r"No space left on device; make room"):
         build()
+    assert list((tmp_path / "engines").iterdir()) == []
 
 
-def test_a_refused_graph(machine: Machine) -> None:
-    with pytest.raises(EngineError, match="TensorRT refuses the graph: node : "):
-        build_plan(_trt(), b"\xff\xff\xff")
+def _no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_build(
+    build: Callable[..., Path], machine: Machine, tmp_path: Path
+) -> None:
+    (tmp_path / "engines").write_text("a file")
+    with pytest.raises(EngineError, match=r"engines cannot be (made|written).*--engine-dir"):
+        build()
+    assert machine.builds == 0
 
 
 def test_timings_are_kept_and_used(
@@ -321,7 +415,7 @@ def test_rtx_plans_fit_every_gpu_of_a_compute_capability(tmp_path: Path) -> None
     )
     engine = Engine(tmp_path / "x.plan", b"", key)
     check_device(engine, DeviceInfo("Any RTX 40", "8.9"))
-    with pytest.raises(EngineError, match=r"built for any \(8.9\), this is Any RTX 30 \(8.6\)"):
+    with pytest.raises(EngineError, match=r"built for GPU any \(8.9\), this is any \(8.6\)"):
         check_device(engine, DeviceInfo("Any RTX 30", "8.6"))
 
 
@@ -331,46 +425,6 @@ def test_doubtful_timings_are_not_used(build: Callable[..., Path], tmp_path: Pat
     cache.chmod(0o666)
     assert build("float32").is_file()
     assert cache.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("workspace_mb", [0, -1])
-def test_wrong_settings(workspace_mb: int) -> None:
-    with pytest.raises(ValueError, match="workspace_mb must be >= 1"):
-        BuildSettings(workspace_mb=workspace_mb)
-    with pytest.raises(ValueError, match="num_streams must be >= 1"):
-        BuildSettings(num_streams=workspace_mb)
-
-
-def test_network_flags_follow_the_library(machine: Machine) -> None:
-    """The bit of STRONGLY_TYPED moved between TensorRT 10 and 11, and 8 has none."""
-    trt: Any = _trt()
-    assert network_flags(trt, BuildSettings()) == 0b10
-    assert network_flags(trt, BuildSettings(strongly_typed=False)) == 0b01
-    trt.NetworkDefinitionCreationFlag = type("Flag11", (), {"STRONGLY_TYPED": 0})
-    assert network_flags(trt, BuildSettings()) == 0b01
-    trt.NetworkDefinitionCreationFlag = type("Flag8", (), {"EXPLICIT_BATCH": 0})
-    assert network_flags(trt, BuildSettings()) == 0b01
-    trt.NetworkDefinitionCreationFlag = type("None", (), {})
-    assert network_flags(trt, BuildSettings()) == 0
-
-
-def test_hints() -> None:
-    assert hints_for(["Target GPU SM 87 is not supported by this TensorRT release."])
-    assert hints_for(["all is well"]) == []
-
-
-def test_messages_outside_a_build_go_to_logging(
-    machine: Machine, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = message_log(_trt())
-    severity = type("Severity", (), {"name": "WARNING"})
-    with log.recording() as messages:
-        log.trt_logger.log(severity, "while building")
-    log.trt_logger.log(severity, "while running")
-    assert messages == [LogMessage("WARNING", "while building")]
-    assert "while running" in caplog.text
-    assert "while building" not in caplog.text
-    assert message_log(_trt()) is log
 
 
 class _Terminal:

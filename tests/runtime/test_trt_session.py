@@ -20,7 +20,13 @@ from runtime.engine import engine_for_bundle
 from runtime.errors import EngineError, SessionError
 from runtime.nvidia import find_tensorrt
 from runtime.plan import BuildSettings
-from runtime.sessions.cuda_memory import DeviceInfo, DeviceMemory, PycudaMemory, cuda_device
+from runtime.sessions.cuda_memory import (
+    DeviceInfo,
+    DeviceMemory,
+    PycudaMemory,
+    cuda_device,
+    require_cuda_device,
+)
 from runtime.sessions.trt import StateBuffers, TrtStepSession
 from tests.fake_cuda import CAPABILITY, GPU, Machine
 from tests.fake_nvidia import install
@@ -367,7 +373,7 @@ def test_the_gpu_must_be_the_plans(make: Make, monkeypatch: pytest.MonkeyPatch) 
         def device(self) -> DeviceInfo:
             return DeviceInfo("Another GPU", "8.6")
 
-    with pytest.raises(EngineError, match=r"was built for Emulated Orin \(8.7\), this is Another"):
+    with pytest.raises(EngineError, match=r"built for GPU Emulated Orin \(8.7\), this is Another"):
         make(memory=Elsewhere())
 
 
@@ -382,6 +388,56 @@ def test_no_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda_device() is None
     with pytest.raises(SessionError, match="pycuda cannot be imported"):
         PycudaMemory()
+
+
+def test_a_pycuda_of_another_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
+    (tmp_path / "pycuda" / "driver.py").write_text(
+        "raise ImportError('libcurand.so.10: cannot open shared object file')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("pycuda", "pycuda.driver"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(SessionError, match=r"libcurand.*built for another CUDA.*--force-reinstall"):
+        require_cuda_device()
+    for name in ("pycuda", "pycuda.driver"):
+        sys.modules.pop(name, None)
+
+
+def test_cuda_that_does_not_start(machine: Machine) -> None:
+    machine.fail = "init"
+    with pytest.raises(SessionError, match="CUDA does not start: .*check the driver"):
+        require_cuda_device()
+
+
+@pytest.mark.parametrize(
+    ("text", "help_text"),
+    [
+        (
+            "The engine plan file is not compatible with this version of TensorRT, expecting "
+            "library version 10.3.0.30 got 10.13.3.9, please rebuild.",
+            "the engine is of another TensorRT: engines are built on the device",
+        ),
+        (
+            "The engine plan file is generated on an incompatible device, expecting compute 8.7 "
+            "got compute 8.6, please rebuild.",
+            "the engine is of another GPU",
+        ),
+        ("Error Code 1: Cuda Runtime (out of memory)", "the memory is not enough"),
+    ],
+)
+def test_a_plan_that_tensorrt_cannot_load(
+    make: Make, machine: Machine, text: str, help_text: str
+) -> None:
+    """`deserialize_cuda_engine` gives None; the reason is in the log only."""
+    machine.load_error = text
+    with pytest.raises(EngineError) as caught:
+        make()
+    assert text in str(caught.value)
+    assert help_text in str(caught.value)
+    assert "delete the engine and run `make engine`" in str(caught.value)
+    machine.check_clean()
 
 
 def test_type_stubs_are_no_tensorrt() -> None:
