@@ -1,164 +1,242 @@
-"""Static checks of a graph before NVIDIA's builder sees it.
+"""Static checks of a graph before NVIDIA's builder sees it; `python -m export.check` runs them.
 
-    python -m export.preflight artifacts/latest/bundle/step.int8.onnx
-
-Each check was seen failing, or worse, passing with wrong results, in a real builder
-(docs/measurements). The builder's own messages name internals; these name the fix.
+Each check was seen failing, or worse, passing with wrong results, in a real builder. The builder's
+own messages name internals; these name the fix. `export/checks.py` says what each looks for.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import onnx
 from onnx import TensorProto
 
-from export.graph_view import DEQUANTISE, QUANTISE, Finding, GraphView, label, load_graph
+from export.checks import Finding, found
+from export.graph_view import (
+    DEQUANTISE,
+    QUANTISE,
+    GraphView,
+    external_fault,
+    label,
+    load_graph,
+)
+from export.preflight_fp16 import fp16_findings
 from export.preflight_int8 import int8_findings
-from runtime.bundle import FRAME_INPUT, RESET_INPUT, StateSpec
-from runtime.command import run_command
+from export.preflight_step import states_by_name, step_findings
+from runtime.bundle import (
+    FRAME_INPUT,
+    RESET_INPUT,
+    Precision,
+    StateSpec,
+)
 from runtime.errors import ExportError
 
-# TensorRT 8.6 parses opset 17; per-channel Q/DQ needs 13.
-OPSETS = range(13, 18)
-MAX_IR_VERSION = 8
-STATE_IN = re.compile(r"state_in_\d+")
+Target: TypeAlias = Literal["8.6", "10.3", "10.x", "11", "rtx"]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a TensorRT release reads; `ir_version` None: no limit is known."""
+
+    opsets: range
+    ir_version: int | None
+
+
+# 8.6 and 10: what docs/operators.md of onnx-tensorrt says (10.0: 9 to 20, which holds for
+# every 10; 10.15 and 11.2: 9 to 24). RTX: what 1.7.1 was seen to take.
+TARGETS: dict[Target, Reads] = {
+    "8.6": Reads(range(9, 18), 8),
+    "10.3": Reads(range(9, 21), 10),
+    "10.x": Reads(range(9, 21), 10),
+    "11": Reads(range(9, 25), None),
+    "rtx": Reads(range(9, 26), None),
+}
+OLDEST: Target = "8.6"  # what it reads, all read
+# The first opset with per-channel Q/DQ.
+QDQ_OPSET = 13
+STANDARD_DOMAINS = ("", "ai.onnx")
 LOCAL_PATH = re.compile(r"(/home/|/root/|/Users/|/tmp/|/opt/|[A-Z]:\\|site-packages|\w\.py\b)")
+CONTROL_FLOW = ("If", "Loop", "Scan")
+# Operators whose floating inputs must have one type.
+ONE_TYPE = ("Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Concat", "Max", "Min", "Pow")
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PROBE_STREAMS = 3
 MAX_SHOWN = 20
 
 
 def preflight(
-    source: onnx.ModelProto | Path,
+    source: onnx.ModelProto | Path | GraphView,
     *,
     states: Sequence[StateSpec] | None = None,
-    quantised: bool | None = None,
+    precision: Precision | None = None,
     float_convs: Collection[str] = (),
+    target: Target = OLDEST,
+    allow_external: bool = False,
 ) -> list[Finding]:
     """Check a graph statically.
 
     Args:
-        source: A model, or its file.
+        source: A model, its file, or a view of it.
         states: The states it must have, in order; None takes them from the inputs' names.
-        quantised: Whether it must be an INT8 graph; None looks for Q/DQ nodes.
+        precision: What the graph must be; None takes it from its nodes.
         float_convs: Conv nodes that stay in float on purpose.
+        target: The TensorRT that must read it.
+        allow_external: Weights may be in other files.
 
     Returns:
-        What is wrong; empty if nothing is.
+        What was found, notes included; empty if nothing was.
 
     Raises:
         ExportError: The file is no ONNX model.
+        FileNotFoundError: No such file.
     """
-    view = load_graph(source)
+    view = source if isinstance(source, GraphView) else load_graph(source)
+    findings = [*_check_versions(view, TARGETS[target]), *_check_external(view, allow_external)]
+    for check in ANY_GRAPH:
+        findings += check(view)
+    invalid = list(_check_onnx(view))
+    findings += invalid
+    if any(finding.check == "onnx-valid" for finding in invalid):
+        return findings  # the others rely on every node's inputs
+    for check in VALID_GRAPH:
+        findings += check(view)
     specs = states_by_name(view) if states is None else list(states)
-    findings = [finding for check in GENERAL_CHECKS for finding in check(view)]
-    findings += _check_states(view, specs)
-    has_qdq = bool(view.of_type(QUANTISE, DEQUANTISE))
-    if has_qdq if quantised is None else quantised:
+    findings += step_findings(view, specs)
+    precision = precision or precision_of(view)
+    if precision == "int8":
         findings += int8_findings(view, specs, float_convs)
-    elif has_qdq:
-        where = label(view.of_type(QUANTISE, DEQUANTISE)[0])
-        findings.append(Finding("float graph", where, "has Q/DQ nodes; export the float graph"))
-    return findings
+    else:
+        findings += _check_no_qdq(view)
+    if precision == "float16":
+        findings += fp16_findings(view, specs, float_convs)
+    elif precision == "float32":
+        findings += _check_no_half(view)
+    return findings + list(_check_listed(view, float_convs))
 
 
 def require_clean(
     source: onnx.ModelProto | Path,
     *,
     states: Sequence[StateSpec] | None = None,
-    quantised: bool | None = None,
+    precision: Precision | None = None,
     float_convs: Collection[str] = (),
 ) -> None:
-    """`preflight`, and an error if it finds anything.
+    """`preflight`, and an error if it finds anything but notes: ours have no warnings either.
 
     Raises:
         ExportError: With everything that was found.
     """
-    findings = preflight(source, states=states, quantised=quantised, float_convs=float_convs)
+    findings = preflight(source, states=states, precision=precision, float_convs=float_convs)
+    findings = [finding for finding in findings if finding.severity != "info"]
     if findings:
         name = source if isinstance(source, Path) else source.graph.name or "the graph"
         shown = "; ".join(str(finding) for finding in findings[:MAX_SHOWN])
         raise ExportError(f"{name} fails {len(findings)} preflight checks: {shown}")
 
 
-def states_by_name(view: GraphView) -> list[StateSpec]:
-    """The states that a graph's input names promise, in order of their names."""
-    names = sorted(name for name in view.inputs if STATE_IN.fullmatch(name))
-    specs = []
-    for name in names:
-        facts = view.inputs[name]
-        is_int8 = facts.dtype == TensorProto.INT8
-        name_out = name.replace("_in_", "_out_")
-        specs.append(StateSpec(name, name_out, facts.shape or (), "int8" if is_int8 else "float32"))
-    return specs
+def precision_of(view: GraphView) -> Precision:
+    """What a graph is: with Q/DQ, else with convolutions in half, else float32."""
+    if view.of_type(QUANTISE, DEQUANTISE):
+        return "int8"
+    weights = [conv.input[1] for conv in view.of_type("Conv") if len(conv.input) > 1]
+    halves = [name for name in weights if view.dtype(name) == TensorProto.FLOAT16]
+    return "float16" if halves else "float32"
+
+
+def _check_versions(view: GraphView, reads: Reads) -> Iterator[Finding]:
+    version = view.model.ir_version
+    if reads.ir_version is not None and version > reads.ir_version:
+        yield found("ir-version", str(version), f"must be <= {reads.ir_version} for this target")
+    has_qdq = bool(view.of_type(QUANTISE, DEQUANTISE))
+    first = QDQ_OPSET if has_qdq else reads.opsets[0]
+    for opset in view.model.opset_import:
+        if opset.domain not in STANDARD_DOMAINS:
+            yield found("custom-domain", opset.domain, "is not ONNX's own")
+        elif not first <= opset.version <= reads.opsets[-1]:
+            range_text = f"must be {first} ... {reads.opsets[-1]} for this target"
+            yield found("opset", str(opset.version), range_text)
+
+
+def _check_external(view: GraphView, allowed: bool) -> Iterator[Finding]:
+    folder = None if view.path is None else view.path.parent
+    external = [
+        each for each in view.model.graph.initializer if each.data_location == TensorProto.EXTERNAL
+    ]
+    faults = {each.name: external_fault(each, folder) for each in external} if folder else {}
+    for name, fault in faults.items():
+        if fault:
+            yield found("external-missing", name, fault)
+    if external and not allowed:
+        yield found(
+            "external-data", external[0].name, f"{len(external)} tensors are in another file"
+        )
 
 
 def _check_onnx(view: GraphView) -> Iterator[Finding]:
+    name = view.model.graph.name or "graph"
     try:
-        onnx.checker.check_model(view.model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as err:
-        yield Finding("onnx checker", view.model.graph.name, f"{_brief(err)}; export it again")
-
-
-def _check_versions(view: GraphView) -> Iterator[Finding]:
-    if view.model.ir_version > MAX_IR_VERSION:
-        yield Finding(
-            "IR version",
-            str(view.model.ir_version),
-            f"must be <= {MAX_IR_VERSION} for JetPack 6; set ir_version when saving",
-        )
-    for opset in view.model.opset_import:
-        if opset.domain not in ("", "ai.onnx"):
-            yield Finding("domain", opset.domain, "TensorRT knows standard operators only")
-        elif opset.version not in OPSETS:
-            yield Finding(
-                "opset",
-                str(opset.version),
-                f"must be {OPSETS[0]} ... {OPSETS[-1]}; pass opset_version={OPSETS[-1]} and "
-                "dynamo=False to torch.onnx.export",
-            )
+        # by path, so that weights in other files are found and large ones are not copied
+        onnx.checker.check_model(view.model if view.path is None else str(view.path))
+    except (onnx.checker.ValidationError, ValueError) as err:
+        # a model in memory has no folder, and a missing file has its own finding
+        if any(t.data_location == TensorProto.EXTERNAL for t in view.model.graph.initializer):
+            return
+        yield found("onnx-valid", name, _brief(err))
+        return
+    if view.inference_error:
+        yield found("shape-inference", name, _brief(view.inference_error))
 
 
 def _check_shapes(view: GraphView) -> Iterator[Finding]:
     if view.inference_error:
-        yield Finding("shape inference", view.model.graph.name, _brief(view.inference_error))
+        return  # no shape is known then
     names = {name for node in view.nodes for name in node.output if name}
     for name in sorted(names | view.inputs.keys()):
         facts = view.tensors.get(name)
         if facts is None or facts.shape is None or any(size < 1 for size in facts.shape):
             shape = None if facts is None else facts.shape
-            yield Finding("static shape", name, f"shape is {shape}; export without dynamic axes")
+            yield found("static-shape", name, f"shape is {shape}")
 
 
 def _check_names(view: GraphView) -> Iterator[Finding]:
     tensors = Counter([*view.inputs, *view.outputs])
     for name in (name for name, count in tensors.items() if count > 1):
-        yield Finding(
-            "I/O names", name, "is input and output; TensorRT would rename the input: rename one"
-        )
+        yield found("io-names", name, "is input and output")
     nodes = Counter(node.name for node in view.nodes if node.name)
     for name in (name for name, count in nodes.items() if count > 1):
-        yield Finding("node names", name, "several nodes have this name; make it unique")
+        yield found("node-names", name, f"{nodes[name]} nodes have this name")
     for conv in view.of_type("Conv"):
         if not conv.name:
-            yield Finding("node names", label(conv), "Conv without a name; build logs need one")
+            yield found("node-names", label(conv), "Conv without a name")
+
+
+def _check_control_flow(view: GraphView) -> Iterator[Finding]:
+    for node in view.of_type(*CONTROL_FLOW):
+        yield found("control-flow", label(node), f"is {node.op_type}")
+    for function in view.model.functions:
+        yield found("control-flow", function.name, "is a local function")
 
 
 def _check_uint8(view: GraphView) -> Iterator[Finding]:
     for name, facts in view.tensors.items():
-        if facts.dtype != TensorProto.UINT8 or view.constant(name) is not None:
+        if facts.dtype != TensorProto.UINT8 or view.is_constant(name):
             continue
         for node in view.consumers(name):
             if node.op_type not in ("Cast", DEQUANTISE):
-                yield Finding(
-                    "uint8", label(node), f"{node.op_type} reads uint8; put the Cast before it"
-                )
+                yield found("uint8-cast", label(node), f"{node.op_type} reads uint8")
+
+
+def _check_float_types(view: GraphView) -> Iterator[Finding]:
+    for node in view.of_type(*ONE_TYPE):
+        kinds = {view.dtype(name) for name in node.input if view.dtype(name) in FLOATS}
+        if len(kinds) > 1:
+            names = " and ".join(sorted(TensorProto.DataType.Name(kind) for kind in kinds))
+            yield found("mixed-float", label(node), f"{node.op_type} reads {names}")
 
 
 def _check_metadata(view: GraphView) -> Iterator[Finding]:
@@ -169,37 +247,27 @@ def _check_metadata(view: GraphView) -> Iterator[Finding]:
         texts = [holder.doc_string, *(p.value for p in getattr(holder, "metadata_props", ()))]
         leak = next((m for m in map(LOCAL_PATH.search, texts) if m is not None), None)
         if leak is not None:
-            yield Finding(
-                "metadata",
-                where,
-                f"holds a local path (…{leak[0]}…); strip doc_string and metadata_props",
-            )
-
-
-def _check_external_data(view: GraphView) -> Iterator[Finding]:
-    for each in view.model.graph.initializer:
-        if each.data_location == TensorProto.EXTERNAL:
-            yield Finding(
-                "external data", each.name, "is in another file; save with external_data=False"
-            )
+            yield found("local-path", where, f"holds a local path (…{leak[0]}…)")
 
 
 def _check_batch(view: GraphView) -> Iterator[Finding]:
     """No node holds the batch size: a device stamps N rows onto the inputs before it builds."""
     if FRAME_INPUT not in view.inputs or RESET_INPUT not in view.inputs:
         return
-    probe = onnx.ModelProto()
-    probe.CopyFrom(view.model)
+    if view.inference_error:
+        return
+    probe = view.without_weights()
     del probe.graph.value_info[:]
     for info in probe.graph.input:
         if info.name in view.inputs and info.type.tensor_type.shape.dim:
             info.type.tensor_type.shape.dim[0].dim_value = PROBE_STREAMS
     for info in probe.graph.output:
         info.type.tensor_type.ClearField("shape")
+    # weights that became inputs stay as they are: their names are not among view.inputs
     stamped = GraphView(probe)
     if stamped.inference_error:
-        yield Finding(
-            "batch", "graph", f"with {PROBE_STREAMS} rows: {_brief(stamped.inference_error)}"
+        yield found(
+            "batch-size", "graph", f"with {PROBE_STREAMS} rows: {_brief(stamped.inference_error)}"
         )
         return
     yield from _fixed_rows(stamped)
@@ -209,90 +277,49 @@ def _fixed_rows(stamped: GraphView) -> Iterator[Finding]:
     for node in stamped.of_type("Reshape"):
         before, after = (stamped.tensors.get(name) for name in (node.input[0], node.output[0]))
         if before and after and before.num_elements != after.num_elements:
-            yield Finding(
-                "batch", label(node), "its shape holds the batch size; write 0 or -1 for the rows"
-            )
+            yield found("batch-size", label(node), "its shape holds the batch size")
     inferred = onnx.shape_inference.infer_shapes(stamped.model, data_prop=True)
     for info in inferred.graph.output:
         dims = info.type.tensor_type.shape.dim
-        rows = dims[0].dim_value if dims else 0
+        rows = dims[0].dim_value if dims else PROBE_STREAMS  # no shape: another check's finding
         if rows != PROBE_STREAMS:
-            yield Finding(
-                "batch",
+            yield found(
+                "batch-size",
                 info.name,
-                f"has {rows} rows for {PROBE_STREAMS} streams; a Reshape, Expand or constant on "
-                "the way holds the batch size: write 0 or -1 there",
+                f"has {rows} rows for {PROBE_STREAMS} streams: a Reshape, Expand or constant on "
+                "the way holds the batch size",
             )
 
 
-GENERAL_CHECKS: tuple[Callable[[GraphView], Iterator[Finding]], ...] = (
-    _check_versions,
-    _check_onnx,
-    _check_shapes,
+ANY_GRAPH: tuple[Callable[[GraphView], Iterator[Finding]], ...] = (
     _check_names,
-    _check_uint8,
+    _check_control_flow,
     _check_metadata,
-    _check_external_data,
+)
+VALID_GRAPH: tuple[Callable[[GraphView], Iterator[Finding]], ...] = (
+    _check_shapes,
+    _check_uint8,
+    _check_float_types,
     _check_batch,
 )
 
 
-def _check_states(view: GraphView, states: Sequence[StateSpec]) -> Iterator[Finding]:
-    wanted_in = {spec.name_in for spec in states}
-    wanted_out = {spec.name_out for spec in states}
-    for name in sorted({n for n in view.inputs if STATE_IN.fullmatch(n)} - wanted_in):
-        yield Finding("states", name, "is not in the list of states; bundle.json must have it")
-    for name in sorted({n for n in view.outputs if n.startswith("state_out_")} - wanted_out):
-        yield Finding("states", name, "has no state input of its number; remove one or add one")
-    if [spec.name_in for spec in states] != sorted(wanted_in):
-        yield Finding("states", "order", "names must sort in order: pad numbers with zeros")
-    for spec in states:
-        yield from _check_state(view, spec)
+def _check_no_qdq(view: GraphView) -> Iterator[Finding]:
+    nodes = view.of_type(QUANTISE, DEQUANTISE)
+    if nodes:
+        yield found("unexpected-qdq", label(nodes[0]), f"{len(nodes)} Q/DQ nodes in a float graph")
 
 
-def _check_state(view: GraphView, spec: StateSpec) -> Iterator[Finding]:
-    dtype = TensorProto.INT8 if spec.dtype == "int8" else TensorProto.FLOAT
-    for name, tensors in ((spec.name_in, view.inputs), (spec.name_out, view.outputs)):
-        if name not in tensors:
-            yield Finding("states", name, "is missing; every state needs an input and an output")
-        elif (tensors[name].dtype, tensors[name].shape) != (dtype, spec.shape):
-            found = TensorProto.DataType.Name(tensors[name].dtype)
-            yield Finding(
-                "states",
-                name,
-                f"is {found} {tensors[name].shape}, must be {spec.dtype} {spec.shape} like its "
-                "other end",
-            )
+def _check_no_half(view: GraphView) -> Iterator[Finding]:
+    halves = [name for name, facts in view.tensors.items() if facts.dtype == TensorProto.FLOAT16]
+    if halves:
+        yield found("unexpected-half", halves[0], f"{len(halves)} float16 tensors")
+
+
+def _check_listed(view: GraphView, float_convs: Collection[str]) -> Iterator[Finding]:
+    for name in sorted(set(float_convs) - {conv.name for conv in view.of_type("Conv")}):
+        yield found("kept-float", name, "is listed to stay in float, and no Conv has this name")
 
 
 def _brief(err: object) -> str:
     return " ".join(str(err).split())[:300]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns its status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.preflight",
-        description="Check an ONNX graph before NVIDIA's builder sees it.",
-        epilog="example: python -m export.preflight artifacts/latest/bundle/step.int8.onnx",
-    )
-    parser.add_argument("graph", type=Path, help="an ONNX file")
-    parser.add_argument(
-        "--float-conv",
-        action="append",
-        default=[],
-        metavar="NODE",
-        help="a Conv node that stays in float on purpose; may be repeated",
-    )
-    args = parser.parse_args(argv)
-    findings = preflight(args.graph, float_convs=args.float_conv)
-    for finding in findings:
-        print(finding)  # noqa: T201  the command's result
-    if findings:
-        raise ExportError(f"{args.graph} fails {len(findings)} checks")
-    print(f"{args.graph}: nothing found; next: make engine")  # noqa: T201  the command's result
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
