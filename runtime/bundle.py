@@ -2,24 +2,30 @@
 
 bundle.json        what is in it (this module's `Bundle`)
 step.onnx          one frame and the states in, logits and the states out
+step.fp16.onnx     the same graph with feature maps in float16 (older bundles have none)
 step.int8.onnx     the same graph with Q/DQ
 clip.onnx          T frames at once
 golden.npz         frames with the logits they must give
 report.json        how it was made and what was measured
+report.html        the same as a page
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 
 from runtime.errors import BundleError
 from runtime.files import sha256_of
+from runtime.operating_point import OperatingPoint
+from runtime.policy import check_policy
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
 
@@ -31,11 +37,16 @@ RESET_INPUT = "reset"
 LOGITS_OUTPUT = "logits"
 CLIP_INPUT = "clip"
 
-GraphKind: TypeAlias = Literal["step", "step_int8", "clip"]
+GraphKind: TypeAlias = Literal["step", "step_fp16", "step_int8", "clip"]
 StateDtype: TypeAlias = Literal["float32", "int8"]
-Precision: TypeAlias = Literal["float32", "int8"]
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
 
-GRAPH_OF: Mapping[Precision, GraphKind] = {"float32": "step", "int8": "step_int8"}
+# in the order in which commands try and list them
+GRAPH_OF: Mapping[Precision, GraphKind] = {
+    "float32": "step",
+    "float16": "step_fp16",
+    "int8": "step_int8",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,8 @@ class Bundle:
         labels: Class names in the order of the logits.
         picture: How a frame becomes the model's input.
         sampling: The sampling contract.
-        graphs: Graph files by kind: `step`, `step_int8` (may be absent), `clip`.
+        operating: Temperature and policy; older bundles have none fitted.
+        graphs: Graph files by kind: `step`, `step_fp16` and `step_int8` (may be absent), `clip`.
         model: Architecture facts, for people: backbone, temporal module, form.
         accuracy: Measured accuracies, 0..1, for people.
         versions: Library versions it was made with.
@@ -96,6 +108,7 @@ class Bundle:
     picture: PictureRule
     sampling: SamplingContract
     graphs: Mapping[GraphKind, GraphSpec]
+    operating: OperatingPoint = field(default_factory=OperatingPoint)
     model: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -132,6 +145,7 @@ class Bundle:
             "labels": list(self.labels),
             "picture": self.picture.to_json(),
             "sampling": self.sampling.to_json(),
+            "operating_point": self.operating.to_json(),
             "model": dict(self.model),
             "graphs": {
                 kind: {"file": graph.file, "states": [state.to_json() for state in graph.states]}
@@ -216,7 +230,7 @@ def load_golden(bundle: Bundle) -> Golden:
     """
     path = bundle.folder / GOLDEN
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             cameras = sorted(name for name in arrays.files if name.startswith("camera_frame_"))
             golden = Golden(
                 frames=arrays["frames"],
@@ -226,7 +240,7 @@ def load_golden(bundle: Bundle) -> Golden:
                 camera_frames=tuple(arrays[name] for name in cameras),
                 camera_pictures=arrays["camera_pictures"],
             )
-    except (OSError, ValueError, KeyError) as err:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as err:
         raise BundleError(f"{path} cannot be read ({err}); export the bundle again") from err
     rule = bundle.picture
     steps = golden.frames.shape[0]
@@ -260,12 +274,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _parse_manifest(folder: Path, data: dict[str, Any]) -> Bundle:
+    labels = tuple(str(label) for label in data["labels"])
+    sampling = SamplingContract.from_json(data["sampling"])
+    operating = OperatingPoint.from_json(data.get("operating_point"))
+    check_policy(operating.policy, labels, sampling.warm_up_s)
     return Bundle(
         folder=folder,
         name=str(data["name"]),
-        labels=tuple(str(label) for label in data["labels"]),
+        labels=labels,
         picture=PictureRule.from_json(data["picture"]),
-        sampling=SamplingContract.from_json(data["sampling"]),
+        sampling=sampling,
+        operating=operating,
         graphs={kind: _parse_graph(graph) for kind, graph in data["graphs"].items()},
         model=data["model"],
         accuracy=data["accuracy"],

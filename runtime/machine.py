@@ -35,7 +35,7 @@ def measured_on(libraries: Iterable[str], *, also: str = "") -> str:
     """
     versions = ", ".join(f"{name} {v}" for name, v in installed_versions(libraries).items())
     today = datetime.now(timezone.utc).date().isoformat()
-    parts = [processor(), f"{os.cpu_count()} cores", *([also] if also else []), _system()]
+    parts = [processor(), f"{os.cpu_count()} cores", *([also] if also else []), system_name()]
     return (
         f"Measured {today} on {', '.join(parts)}, Python {platform.python_version()}; {versions}."
     )
@@ -51,7 +51,8 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _system() -> str:
+def system_name() -> str:
+    """Name and version of the operating system."""
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from runtime.sessions.base import Logits, StepSession
 MAX_STEPS = 16
 MAX_SECONDS = 1.0
 MIN_STEPS = 4
-LOWEST_SQNR_DB = {"float32": 40.0, "int8": 20.0}
+LOWEST_SQNR_DB: Mapping[Precision, float] = {"float32": 40.0, "float16": 30.0, "int8": 20.0}
 LARGEST_PICTURE_DIFFERENCE = 1.0
 # A margin is clear where noise of the allowed size would have to be three times its usual self.
 CLEAR_MARGIN = 3.0
@@ -48,7 +48,7 @@ def run_self_test(bundle: Bundle, session: StepSession, precision: Precision) ->
     Args:
         bundle: A loaded bundle.
         session: The session that will run; any number of streams.
-        precision: Which stored logits it has to match.
+        precision: Sets the allowed noise; INT8 has logits of its own, the others match float32's.
 
     Raises:
         BundleError: `golden.npz` is unreadable, or has no logits of this precision.
@@ -56,12 +56,7 @@ def run_self_test(bundle: Bundle, session: StepSession, precision: Precision) ->
     """
     started_s = time.monotonic()
     golden = load_golden(bundle)
-    stored = golden.logits if precision == "float32" else golden.logits_int8
-    if stored.shape != golden.logits.shape:
-        raise BundleError(
-            f"{bundle.folder} has no golden logits for {precision}; export it again or pass "
-            "--no-self-test"
-        )
+    stored = stored_logits(bundle, golden, precision)
     check_pictures(bundle, golden)
     runs = _run_phases(session, golden, _phases_to_check(session))
     for phase, logits in runs.items():
@@ -76,6 +71,21 @@ def run_self_test(bundle: Bundle, session: StepSession, precision: Precision) ->
         result.seconds,
     )
     return result
+
+
+def stored_logits(bundle: Bundle, golden: Golden, precision: Precision) -> Logits:
+    """The golden logits that a precision has to match, shape (S, K).
+
+    Raises:
+        BundleError: The bundle has none of this precision.
+    """
+    stored = golden.logits_int8 if precision == "int8" else golden.logits
+    if stored.shape != golden.logits.shape:
+        raise BundleError(
+            f"{bundle.folder} has no golden logits for {precision}; export it again or pass "
+            "--no-self-test"
+        )
+    return stored
 
 
 def check_pictures(bundle: Bundle, golden: Golden) -> None:
@@ -107,6 +117,41 @@ def check_logits(got: Logits, expected: Logits, precision: Precision, what: str)
     Raises:
         SessionError: Top-1 differs on a clear step, or the SQNR is too low.
     """
+    verdict = judge_logits(got, expected, precision)
+    if verdict.passed:
+        return
+    raise SessionError(
+        f"self-test failed at golden step {int(verdict.bad.argmax())} of {len(got)}: logits have "
+        f"SQNR {verdict.sqnr_db:.1f} dB, needed {verdict.lowest_db:g}, and top-1 differs on "
+        f"{int(verdict.moved.sum())} clear steps ({what}); rebuild the engine or export the bundle "
+        "again"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """How logits compare with stored ones.
+
+    Attributes:
+        sqnr_db: SQNR of all steps together.
+        lowest_db: What the precision needs.
+        moved: Clear steps with another top-1, shape (S,), bool.
+        bad: Steps that moved or whose noise is above the limit, shape (S,), bool.
+    """
+
+    sqnr_db: float
+    lowest_db: float
+    moved: NDArray[np.bool_]
+    bad: NDArray[np.bool_]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no clear step moved and the steps together are near enough."""
+        return not self.moved.any() and self.sqnr_db >= self.lowest_db
+
+
+def judge_logits(got: Logits, expected: Logits, precision: Precision) -> Verdict:
+    """Compare logits, shape (S, K), with the stored ones step by step."""
     lowest_db = LOWEST_SQNR_DB[precision]
     noise = 10 ** (-lowest_db / 20) * float(np.sqrt(np.mean(np.square(expected))))
     ordered = np.sort(expected, axis=1)
@@ -114,16 +159,8 @@ def check_logits(got: Logits, expected: Logits, precision: Precision, what: str)
     if expected.shape[1] > 1:
         clear = ordered[:, -1] - ordered[:, -2] > CLEAR_MARGIN * noise
     moved = clear & ~(got.argmax(axis=1) == expected.argmax(axis=1))
-    quality_db = sqnr_db(got, expected)
-    if not moved.any() and quality_db >= lowest_db:
-        return
     errors = np.sqrt(np.mean(np.square(got - expected), axis=1))
-    bad = moved | ~(errors <= noise)
-    raise SessionError(
-        f"self-test failed at golden step {int(bad.argmax())} of {len(got)}: logits have SQNR "
-        f"{quality_db:.1f} dB, needed {lowest_db:g}, and top-1 differs on {int(moved.sum())} clear "
-        f"steps ({what}); rebuild the engine or export the bundle again"
-    )
+    return Verdict(sqnr_db(got, expected), lowest_db, moved, moved | ~(errors <= noise))
 
 
 def sqnr_db(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

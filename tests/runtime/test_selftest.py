@@ -14,14 +14,16 @@ from runtime.sessions.ort import OrtStepSession
 from tests.mini_bundle import write_manifest, write_mini_bundle
 from tests.runtime.faults import BgrSession, ForgetfulSession, OnePhaseSession, RecordingSession
 
+PRECISIONS = ["float32", "float16", "int8"]
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return write_mini_bundle(tmp_path_factory.mktemp("bundle"))
+    return write_mini_bundle(tmp_path_factory.mktemp("bundle"), fp16=True)
 
 
 @pytest.mark.parametrize("phases", [1, 2, 3])
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_right_session_passes_quickly(bundle, precision, phases):
     session = RecordingSession(OrtStepSession(bundle, precision, phases))
     started_s = time.monotonic()
@@ -32,14 +34,14 @@ def test_a_right_session_passes_quickly(bundle, precision, phases):
     assert {phase for phase, _ in session.calls} == {0, phases - 1}
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("mutant", [BgrSession, ForgetfulSession])
 def test_mutants_fail(bundle, mutant, precision):
     with pytest.raises(SessionError, match=r"self-test failed at golden step \d+ of 12"):
         run_self_test(bundle, mutant(OrtStepSession(bundle, precision)), precision)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_phases_that_share_states_fail(bundle, precision):
     with pytest.raises(SessionError, match="self-test failed at golden step"):
         run_self_test(bundle, OnePhaseSession(OrtStepSession(bundle, precision, 2)), precision)
@@ -76,7 +78,11 @@ def test_noise_decides_by_decibels_and_top1_by_clear_margins():
     rng = np.random.default_rng(0)
     expected = rng.normal(0, 5, (12, 6)).astype(np.float32)
     noise = rng.normal(0, 1, expected.shape).astype(np.float32)
-    limits: list[tuple[Precision, float, float]] = [("float32", 0.03, 0.1), ("int8", 0.3, 1.0)]
+    limits: list[tuple[Precision, float, float]] = [
+        ("float32", 0.03, 0.1),
+        ("float16", 0.1, 0.3),
+        ("int8", 0.3, 1.0),
+    ]
     for precision, good, bad in limits:
         check_logits(expected + good * noise, expected, precision, "x")
         with pytest.raises(SessionError, match="logits have SQNR"):
@@ -113,3 +119,15 @@ def test_equal_logits_have_infinite_sqnr():
     ones = np.ones((2, 2), np.float32)
     assert sqnr_db(ones, ones) == float("inf")
     assert sqnr_db(ones, np.zeros_like(ones)) == float("-inf")
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
+def test_a_golden_sequence_cut_short_is_one_clear_error(bundle, tmp_path, kept):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.folder, copy)
+    whole = (copy / GOLDEN).read_bytes()
+    (copy / GOLDEN).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(
+        BundleError, match=r"golden\.npz cannot be read .*; export the bundle again"
+    ):
+        load_golden(load_bundle(copy, verify=False))
