@@ -9,6 +9,7 @@ numpy, so that a test never has to believe an engine.
     change_t  = mean over the map of |map_t - map_{t-1}|             (N, 3)
     logits_t  = [pooled_t, vector_t, change_t] @ weights + bias      (N, K)
 
+The half graph pools its map in float16; its inputs and outputs are float32.
 The INT8 graph keeps state 01 as int8 (scale 1/127, zero point 0) and rounds the map on its way.
 """
 
@@ -110,6 +111,7 @@ def write_mini_bundle(
     window_s: float = 1.0,
     consensus_len: int | None = None,
     num_streams: int = 1,
+    fp16: bool = False,
     int8: bool = True,
     seed: int = 0,
 ) -> Bundle:
@@ -125,6 +127,7 @@ def write_mini_bundle(
         window_s: Seconds that T frames span.
         consensus_len: Logits a decision averages; T where it is None.
         num_streams: Rows N of the graphs.
+        fp16: Write `step.fp16.onnx` too; older bundles have none.
         int8: Write `step.int8.onnx` too.
         seed: Seed of the weights.
     """
@@ -138,6 +141,9 @@ def write_mini_bundle(
     size = (num_streams, height_px, width_px)
     onnx.save(step_graph(model, size), folder / "step.onnx")
     onnx.save(clip_graph(model, size, num_segments), folder / "clip.onnx")
+    if fp16:
+        graphs["step_fp16"] = GraphSpec("step.fp16.onnx", _states(num_streams, "float32"))
+        onnx.save(step_graph(model, size, fp16=True), folder / "step.fp16.onnx")
     if int8:
         graphs["step_int8"] = GraphSpec("step.int8.onnx", _states(num_streams, "int8"))
         onnx.save(step_graph(model, size, int8=True), folder / "step.int8.onnx")
@@ -201,11 +207,11 @@ def write_golden(folder: Path, model: MiniModel, picture: PictureRule, *, int8: 
 
 
 def step_graph(
-    model: MiniModel, size: tuple[int, int, int], *, int8: bool = False
+    model: MiniModel, size: tuple[int, int, int], *, fp16: bool = False, int8: bool = False
 ) -> onnx.ModelProto:
-    """The step graph for (N, H, W); `int8` keeps state 01 quantised."""
+    """The step graph for (N, H, W); `int8` keeps state 01 quantised, `fp16` pools it in half."""
     streams, height, width = size
-    graph = _GraphWriter(model, height, width, int8=int8)
+    graph = _GraphWriter(model, height, width, fp16=fp16, int8=int8)
     vector, change_map, logits = graph.step(
         "", FRAME_INPUT, "state_in_00", "state_in_01", RESET_INPUT
     )
@@ -236,7 +242,7 @@ def step_graph(
 def clip_graph(model: MiniModel, size: tuple[int, int, int], num_segments: int) -> onnx.ModelProto:
     """T steps unrolled from the zero state: clip (N, T, H, W, 3) uint8 to logits (N, T, K)."""
     streams, height, width = size
-    graph = _GraphWriter(model, height, width, int8=False)
+    graph = _GraphWriter(model, height, width, fp16=False, int8=False)
     frames = [f"frame_{t}" for t in range(num_segments)]
     graph.nodes.append(helper.make_node("Split", [CLIP_INPUT], frames, axis=1))
     axis = graph.constant("axis_1", np.array([1], np.int64))
@@ -270,10 +276,13 @@ def _states(num_streams: int, map_dtype: StateDtype) -> tuple[StateSpec, ...]:
 class _GraphWriter:
     """Collects nodes and constants of one graph."""
 
-    def __init__(self, model: MiniModel, height: int, width: int, *, int8: bool) -> None:
+    def __init__(
+        self, model: MiniModel, height: int, width: int, *, fp16: bool, int8: bool
+    ) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._pool_px = [height // MAP_PX, width // MAP_PX]
+        self._fp16 = fp16
         self._int8 = int8
         self._weights = self.constant("weights", model.weights)
         self._bias = self.constant("bias", model.bias)
@@ -337,6 +346,8 @@ class _GraphWriter:
 
     def _this_map(self, prefix: str, scaled: str) -> tuple[str, str]:
         """The map as the state keeps it, and as float."""
+        if self._fp16:
+            scaled = self.op("Cast", [scaled], prefix + "map_half", to=TensorProto.FLOAT16)
         pool = self.op(
             "AveragePool",
             [scaled],
@@ -344,6 +355,8 @@ class _GraphWriter:
             kernel_shape=self._pool_px,
             strides=self._pool_px,
         )
+        if self._fp16:
+            pool = self.op("Cast", [pool], prefix + "map_wide", to=TensorProto.FLOAT)
         if not self._int8:
             return pool, pool
         stored = self.op("QuantizeLinear", self._scales(pool), prefix + "map_int8")

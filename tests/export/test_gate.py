@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.gate import PairedLoss, clip_gate, drift_of, paired_loss, require_pass
+from export.gate import PairedLoss, clip_gate, paired_loss, require_pass
 from runtime.errors import GateError
 
 
@@ -76,7 +76,7 @@ def one_hot(classes, num_classes=3):
 def test_clip_gate_collects_by_hand():
     label = np.array([0, 1, 2, 0])
     reference, other = one_hot([0, 1, 2, 1]), one_hot([0, 1, 1, 0])  # one lost, one gained
-    result = clip_gate(reference, other, label, None, None)
+    result = clip_gate(reference, other, label, None)
     assert (result.clips.lost, result.clips.gained, result.clips.count) == (1, 1, 4)
     assert result.agreement == 0.5
     assert result.sqnr_db == pytest.approx(0)  # 4 · 25 of signal, 4 · 25 of noise
@@ -84,8 +84,6 @@ def test_clip_gate_collects_by_hand():
     high, low = np.exp(5) / (np.exp(5) + 2), 1 / (np.exp(5) + 2)
     assert result.divergence == pytest.approx(0.5 * 5 * (high - low), rel=1e-5)
     assert result.live is None
-    assert result.drift is None
-    assert result.stream_steps == 0
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -93,14 +91,11 @@ def test_equal_graphs_pass_with_nothing_lost():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (500, 4)).astype(np.float32)
     label = rng.integers(0, 4, 500)
-    stream = rng.normal(0, 3, (300, 4)).astype(np.float32)
     right = logits.argmax(1) == label
-    result = clip_gate(logits, logits, label, paired_loss(right, right), (stream, stream))
+    result = clip_gate(logits, logits, label, paired_loss(right, right))
     assert require_pass(result, allowed_loss=0.0) == []
     assert (result.clips.bound, result.agreement, result.sqnr_db) == (0, 1, 999)
     assert result.divergence == pytest.approx(0, abs=1e-6)
-    assert result.drift == 0
-    assert result.stream_steps == 300
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -108,7 +103,7 @@ def test_logits_that_are_no_numbers_have_the_worst_sqnr():
     logits = one_hot(np.zeros(4, np.int64))
     broken = logits.copy()
     broken[0, 2] = np.nan
-    assert clip_gate(logits, broken, np.zeros(4, np.int64), None, None).sqnr_db == -999
+    assert clip_gate(logits, broken, np.zeros(4, np.int64), None).sqnr_db == -999
 
 
 @pytest.fixture
@@ -117,7 +112,7 @@ def passing():
     logits = one_hot(np.zeros(600, np.int64))
     label = np.zeros(600, np.int64)
     live = loss_of(400, 0, 0, 50)
-    return replace(clip_gate(logits, logits, label, live, None), drift=1.0, stream_steps=900)
+    return clip_gate(logits, logits, label, live)
 
 
 def test_the_clips_bound_is_gated(passing):
@@ -147,21 +142,6 @@ def test_live_accuracy_is_gated(passing):
         require_pass(many)
 
 
-def test_drift_is_gated(passing):
-    assert require_pass(replace(passing, drift=1.99)) == []
-    with pytest.raises(
-        GateError, match=r"grows along a stream: 2\.1 times in 900 steps, allowed 2"
-    ):
-        require_pass(replace(passing, drift=2.1))
-    with pytest.raises(GateError, match="inf times"):
-        require_pass(replace(passing, drift=float("inf")))
-    assert require_pass(replace(passing, drift=None)) == []
-    (remark,) = require_pass(replace(passing, drift=9.0, stream_steps=255))
-    assert remark == "255 steps of a stream are too few to show a drift"
-    with pytest.raises(GateError, match="9.0 times in 256 steps"):
-        require_pass(replace(passing, drift=9.0, stream_steps=256))
-
-
 def test_few_clips_are_said_to_be_few(passing):
     few = replace(passing, clips=loss_of(399, 0, 0))
     (remark,) = require_pass(few)
@@ -169,26 +149,6 @@ def test_few_clips_are_said_to_be_few(passing):
     assert "SQNR 999.0 dB" in remark
     assert not few.clips.to_json()["enough_examples"]
     assert require_pass(replace(passing, clips=loss_of(400, 0, 0))) == []
-
-
-def stream_with(distance):
-    """Two streams of 400 steps whose distance at step s is distance(s / 400)."""
-    reference = np.zeros((400, 3), np.float32)
-    other = reference.copy()
-    other[:, 1] = [distance(step / 400) for step in range(400)]
-    return reference, other
-
-
-def test_drift_by_hand():
-    assert drift_of(*stream_with(lambda at: 0.1)) == pytest.approx(1)
-    assert drift_of(*stream_with(lambda at: at)) == pytest.approx(7, rel=0.02)  # 7/8 ÷ 1/8
-    assert drift_of(*stream_with(lambda at: 1 - at)) == pytest.approx(1 / 7, rel=0.02)
-    assert drift_of(*stream_with(lambda at: 0.0)) == 0
-    assert drift_of(*stream_with(lambda at: float(at > 0.5))) == float("inf")
-
-
-def test_one_outlier_is_no_drift():
-    assert drift_of(*stream_with(lambda at: 100.0 if at == 0.9 else 0.1)) == pytest.approx(1)
 
 
 def test_paired_loss_says_whether_it_proves_anything():

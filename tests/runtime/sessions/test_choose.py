@@ -64,10 +64,29 @@ def test_precision_follows_the_bundle(bundle, tmp_path):
         choose_session(plain, "ort", "int8")
 
 
+@pytest.mark.parametrize("int8", [True, False])
+def test_half_is_for_nvidia(tmp_path, monkeypatch, int8):
+    bundle = write_mini_bundle(tmp_path, fp16=True, int8=int8)
+    assert choose_session(bundle, "ort", "float16").precision == "float16"
+    machine(monkeypatch, gpu=False)
+    assert choose_session(bundle).precision == ("int8" if int8 else "float32")
+    machine(monkeypatch, gpu=True, libraries=("tensorrt",))
+    assert choose_session(bundle).precision == ("int8" if int8 else "float16")
+
+
+def test_a_bundle_from_before_the_half_graph(bundle, tmp_path, monkeypatch):
+    with pytest.raises(BundleError, match="has no step_fp16 graph, it has clip, step, step_int8"):
+        choose_session(bundle, "ort", "float16")
+    machine(monkeypatch, gpu=True, libraries=("tensorrt",))
+    assert choose_session(write_mini_bundle(tmp_path, int8=False)).precision == "float32"
+
+
 def test_unknown_names_are_refused(bundle):
     with pytest.raises(ValueError, match="backend must be auto, ort, .* got 'cuda'"):
         choose_session(bundle, "cuda")
-    with pytest.raises(ValueError, match="precision must be auto, float32, int8, got 'fp4'"):
+    with pytest.raises(
+        ValueError, match="precision must be auto, float32, float16, int8, got 'fp4'"
+    ):
         choose_session(bundle, "ort", "fp4")
 
 

@@ -16,7 +16,7 @@ ZERO = np.zeros((1, 1), np.float32)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return write_mini_bundle(tmp_path_factory.mktemp("bundle"))
+    return write_mini_bundle(tmp_path_factory.mktemp("bundle"), fp16=True)
 
 
 def run(session, frames, resets, phase=0):
@@ -29,10 +29,10 @@ def run(session, frames, resets, phase=0):
 
 
 @pytest.mark.parametrize("optimise", [True, False])
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_steps_equal_the_reference(bundle, precision, optimise):
     golden = load_golden(bundle)
-    expected = golden.logits if precision == "float32" else golden.logits_int8
+    expected = golden.logits_int8 if precision == "int8" else golden.logits
     with OrtStepSession(bundle, precision, optimise=optimise) as session:
         got = run(session, golden.frames, golden.reset)
         assert (session.num_streams, session.num_phases) == (1, 1)

@@ -1,0 +1,79 @@
+"""A step graph in ONNX Runtime whose states and inner tensors can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from runtime.bundle import FRAME_INPUT, RESET_INPUT, GraphSpec
+from runtime.errors import ExportError
+
+Values: TypeAlias = dict[str, NDArray[Any]]
+
+
+class GraphRun:
+    """A step graph for one stream, without optimisation.
+
+    Args:
+        path: The ONNX file.
+        graph: Its states.
+        also: Further float tensors to give at every step.
+
+    Raises:
+        ExportError: An INT8 state without a scale.
+    """
+
+    def __init__(self, path: Path, graph: GraphSpec, also: Sequence[str] = ()) -> None:
+        proto = onnx.load(path)
+        for name in also:
+            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        # several graphs take turns: threads that wait in a loop would keep the others' cores busy
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = ort.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._states = graph.states
+        self._scales = [
+            1.0 if state.dtype == "float32" else _scale_of(proto.graph, state.name_out)
+            for state in graph.states
+        ]
+        self._carried: Values = {s.name_in: np.zeros(s.shape, s.dtype) for s in graph.states}
+
+    def step(self, frame: NDArray[np.uint8], reset: float) -> Values:
+        """All outputs of one step, by name.
+
+        Args:
+            frame: Shape (H, W, 3), uint8, RGB.
+            reset: 1 where the step starts from the zero state.
+        """
+        starts = np.full((1, 1), reset, np.float32)
+        feeds = {FRAME_INPUT: frame[np.newaxis], RESET_INPUT: starts, **self._carried}
+        values: Values = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        self._carried = {state.name_in: values[state.name_out] for state in self._states}
+        return values
+
+    def states(self, values: Values) -> list[NDArray[np.float64]]:
+        """The states of a step as numbers: INT8 ones times their scale."""
+        pairs = zip(self._states, self._scales, strict=True)
+        return [values[state.name_out].astype(np.float64) * scale for state, scale in pairs]
+
+
+def _scale_of(graph: onnx.GraphProto, tensor: str) -> float:
+    """The scale at which a QuantizeLinear makes a tensor."""
+    for node in graph.node:
+        if tensor in node.output and node.op_type == "QuantizeLinear":
+            for constant in graph.initializer:
+                if constant.name == node.input[1]:
+                    return float(numpy_helper.to_array(constant))
+    raise ExportError(f"INT8 state {tensor} is made at no constant scale; export the bundle again")
