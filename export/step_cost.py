@@ -1,10 +1,13 @@
-"""What streaming saves: one step against recomputing the clip of T frames, in one session each.
+"""What streaming saves and what TDRL costs: step against clip, TDRL against plain, INT8, float.
 
     python -m export.step_cost --bundle artifacts/latest/bundle
     python -m export.step_cost --backbone resnet18 --size 112
+    python -m export.step_cost --ratios resnet18:224 resnet50:224 --json step-graph.json
 
-Both graphs run in ONNX Runtime on one thread in turn, step, clip, step, clip, …; the ratio is
-taken pair by pair, so that a machine whose speed drifts does not matter.
+Step against clip: both graphs run in ONNX Runtime on one thread in turn, step, clip, step, clip, …;
+the ratio is taken pair by pair, so that a machine whose speed drifts does not matter. `--ratios`:
+one step of TDRL and of the plain backbone, float and INT8, in ONNX Runtime and OpenVINO
+(step_ratios.py); kernels in NVIDIA's build where `tensorrt_rtx` is installed.
 """
 
 from __future__ import annotations
@@ -22,12 +25,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from export.step_engines import ENGINES, Engine
 from runtime.artifacts import default_bundle
 from runtime.bundle import CLIP_INPUT, FRAME_INPUT, RESET_INPUT, StateSpec, load_bundle
 from runtime.command import run_command
+from runtime.files import write_json
+from runtime.machine import measured_on
 from runtime.preprocess import PictureRule
 
 PAIRS = 60
+LIBRARIES = ("onnxruntime", "openvino", "onnx", "numpy", "torch", "tensorrt_rtx_cu13")
 WARM_UP = 8
 SEGMENTS = 8
 
@@ -104,6 +111,47 @@ def measure_backbone(backbone: str, size_px: int, *, pairs: int = PAIRS) -> Step
         return measure(f"{backbone} at {size_px}", step, clip, states, pairs=pairs)
 
 
+def measure_ratios(
+    cases: Sequence[tuple[str, int]], engines: Sequence[Engine], *, rounds: int
+) -> dict[str, Any]:
+    """Time TDRL against its plain backbone and INT8 against float; count NVIDIA's kernels.
+
+    Args:
+        cases: Backbones and sizes.
+        engines: What runs them.
+        rounds: Rounds, >= 1.
+
+    Returns:
+        The numbers for a report, tables for people (`markdown`) among them.
+
+    Raises:
+        ExportError: An engine is not installed, or NVIDIA's builder refuses a graph.
+    """
+    from export.step_ratios import (
+        as_markdown,
+        kernel_counts,
+        kernels_as_markdown,
+        step_ratios,
+        write_graphs,
+    )
+
+    rows, kernels = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for backbone, size_px in cases:
+            files = write_graphs(backbone, size_px, Path(folder))
+            rows += [step_ratios(backbone, size_px, each, files, rounds=rounds) for each in engines]
+            counts = None if backbone in kernels else kernel_counts(files)
+            if counts is not None:
+                kernels[backbone] = counts
+    tables = [as_markdown(rows), *([kernels_as_markdown(kernels)] if kernels else [])]
+    return {
+        "measured": measured_on(LIBRARIES),
+        "rows": [row.to_json() for row in rows],
+        "kernels": kernels,
+        "markdown": "\n\n".join(tables),
+    }
+
+
 def _session(path: Path) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -148,8 +196,40 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=Path, help="bundle to measure (default: the newest)")
     parser.add_argument("--backbone", help="measure this backbone instead of a bundle")
     parser.add_argument("--size", type=int, default=224, help="its input's height and width")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of runs")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs or rounds of runs")
+    parser.add_argument(
+        "--ratios",
+        nargs="+",
+        type=_case,
+        metavar="BACKBONE:SIZE",
+        help="TDRL against plain and INT8 against float, for these",
+    )
+    parser.add_argument(
+        "--engine", nargs="+", choices=ENGINES, default=ENGINES, help="of --ratios (default: all)"
+    )
+    parser.add_argument("--json", type=Path, help="of --ratios: write the numbers here too")
     return parser
+
+
+def _case(text: str) -> tuple[str, int]:
+    """A backbone and a size.
+
+    Example:
+        >>> _case("resnet18:224")
+        ('resnet18', 224)
+    """
+    backbone, _, size = text.partition(":")
+    if not size.isdecimal() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"must be BACKBONE:SIZE, as resnet18:224, got {text!r}")
+    return backbone, int(size)
+
+
+def _print_ratios(options: argparse.Namespace) -> None:
+    found = measure_ratios(options.ratios, options.engine, rounds=options.pairs)
+    if options.json is not None:
+        write_json(options.json, found)
+    print(found["markdown"])  # noqa: T201
+    print(f"\n{found['measured']}")  # noqa: T201
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -157,6 +237,9 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     if options.pairs < 1:
         raise ValueError(f"--pairs must be >= 1, got {options.pairs}")
+    if options.ratios:
+        _print_ratios(options)
+        return
     if options.backbone:
         cost = measure_backbone(options.backbone, options.size, pairs=options.pairs)
     else:

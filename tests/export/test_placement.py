@@ -115,9 +115,11 @@ def test_shift_states_are_stored_on_the_grid_of_their_values(case):
         return
     for name, (stage, number) in zip(maps, case.blocks(), strict=True):
         wanted = case.input_of(stage, number)
-        if case.kind == "pem-tsm":  # gated, then shifted: the convolution reads it
+        if case.kind == "pem-tsm":  # shifted, then gated: the convolution reads it
             wanted = case.named(f"/backbone/layer{stage}.{number}/conv1/Conv").input[0]
-            assert case.index.made_by(wanted) == "Concat"
+            gate = case.index.producer(wanted)
+            assert gate.op_type == "Mul"
+            assert case.index.made_by(gate.input[0]) == "Concat"
         assert case.placement.shift_states[name] == wanted
 
 
@@ -130,6 +132,25 @@ def test_either_order_of_the_adds_inputs(step_of):
         if node.op_type == "Add":
             node.input[:] = list(node.input)[::-1]
     assert placement_of(proto.graph, states) == expected
+
+
+@pytest.mark.parametrize(
+    ("conv", "without"),
+    [
+        ("layer1.0/conv2", ["layer1.0/relu/Relu_output_0"]),  # nothing else reads it
+        ("layer1.0/conv1", []),  # so does the shortcut
+        ("backbone/conv1", ["/Div_output_0"]),
+    ],
+)
+def test_what_only_a_float_convolution_reads_gets_no_pair(step_of, conv, without):
+    step = step_of("tiny", "plain")
+    name = f"{'' if conv.startswith('backbone') else '/backbone'}/{conv}/Conv"
+    every = placement_of(step.proto.graph, step.states)
+    kept = placement_of(step.proto.graph, step.states, [name])
+    missing = set(every.tensors) - set(kept.tensors)
+    assert [tensor.endswith(tuple(without)) for tensor in missing] == [True] * len(without)
+    assert set(kept.tensors) <= set(every.tensors)
+    assert set(every.convs) - set(kept.convs) == {name} == set(kept.float_convs)
 
 
 def test_adds_that_are_not_residual():

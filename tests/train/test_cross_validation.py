@@ -11,6 +11,7 @@ import torch
 
 from runtime.command import run_command
 from runtime.errors import DataError
+from runtime.policy import Policy
 from tests.train import small_data
 from train import fit
 from train.checkpoint import load_checkpoint
@@ -32,7 +33,7 @@ from train.cross_validation import (
 )
 from train.data.catalog import load_split
 from train.data.truth import Segment, write_truth
-from train.live_events import EVERY_RUN, EventRule
+from train.live_events import EVERY_RUN
 from train.live_score import LiveTape
 
 LABELS = ("wave", "point", "still")
@@ -224,7 +225,7 @@ def test_a_plan_is_what_the_command_says(data, tmp_path):
     assert plan.models == ("tdrl", "tsn")
     assert plan.folds == (0, 1, 2)
     assert (plan.recipe, plan.sets, plan.protocol) == ("own", ("epochs=1",), "1x1")
-    assert plan.events == EventRule(0.25, 0.5)
+    assert plan.events == Policy(enter=0.25, exit=0.25, min_duration_s=0.5)
     chosen = _plan(_parser().parse_args([*argv, "--only-folds", "2, 0,2"]))
     assert chosen.folds == (2, 0)
     assert plan.seeds == (0,)
@@ -245,7 +246,7 @@ def test_a_plan_is_what_the_command_says(data, tmp_path):
         (["--only-folds", "1,"], "--only-folds must be numbers, got '1,'"),
         (["--classes", "wave,jump"], "--classes must be of point, wave, got 'jump'"),
         (["--protocol", "3"], "protocol must be CxK"),
-        (["--event-threshold", "2"], "threshold must be in 0..1, got 2.0"),
+        (["--event-threshold", "2"], "enter must be a number in 0..1, got 2.0"),
         (["--set", "epochs"], "--set wants FIELD=VALUE, got 'epochs'"),
         (["--set", "epoch=3"], "unknown field 'epoch'; did you mean epochs?"),
         (["--recipe", "owm"], "no recipe 'owm'; shipped recipes:"),

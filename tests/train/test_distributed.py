@@ -83,7 +83,7 @@ def start_process(rank, port, body):
 
 def test_no_validation_clip_counts_twice(recipe, data, tmp_path):
     """Seven clips for two processes: each gets four, the first one comes once more."""
-    usual = fit_module.load_split
+    usual = load_split
 
     def odd_split(path, name, labels):
         split = usual(path, name, labels)
@@ -95,7 +95,7 @@ def test_no_validation_clip_counts_twice(recipe, data, tmp_path):
             (tmp_path / str(rank)).write_text(str(counted))
 
         TdrlModule.on_validation_epoch_end = note  # type: ignore[method-assign]
-        fit_module.load_split = odd_split  # type: ignore[attr-defined]
+        fit_module.__dict__["load_split"] = odd_split
         fit(replace(recipe, epochs=1), data, tmp_path / "run", name="x", hardware=CPU)
 
     assert in_two_processes(body) == [0, 0]

@@ -19,7 +19,6 @@ from train.data.catalog import load_split, load_tape
 from train.data.views import ViewRule, view_set
 from train.evaluate import Options, clip_logits, evaluate, load_clips, main, top1_of
 from train.fit import fit
-from train.live_events import EventRule
 from train.model.tdrl import Tdrl
 from train.protocols import Answers, mean_probs
 
@@ -211,7 +210,8 @@ def test_live_results_hold_the_curve_and_the_background(evaluated):
     live = evaluated[0]["live"]
     assert (live["num_tapes"], live["background"]) == (1, "still")
     assert live["event_curve"][0]["threshold"] == 0
-    assert live["event_curve"][0]["event_recall"] == live["event_recall"]
+    assert {"enter", "exit", "min_duration_s", "lag_s"} <= live["policy"].keys()
+    assert live["plain_event_f1"] is not None
     assert set(live["event_recall_of"]) == set(LABELS)
 
 
@@ -272,9 +272,11 @@ def test_every_tape_of_a_data_set_counts(evaluated, trained, tiny_data, tmp_path
 
 
 def test_a_threshold_of_certainty_leaves_no_event(trained, tiny_data, tmp_path):
-    options = Options(events=EventRule(threshold=1.0))
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"enter": 1.0, "exit": 1.0}')
+    options = Options(policy=policy)
     live = evaluate(trained / "checkpoint" / "best.ckpt", tiny_data, tmp_path, options)["live"]
-    assert (live["event_threshold"], live["num_false_events"]) == (1.0, 0)
+    assert (live["policy"]["enter"], live["event_f1"], live["num_false_events"]) == (1.0, 0, 0)
     assert live["event_curve"][0]["event_recall"] is not None
 
 
@@ -284,7 +286,7 @@ def test_a_threshold_of_certainty_leaves_no_event(trained, tiny_data, tmp_path):
         (["--protocol", "3x2"], "protocol must be CxK"),
         (["--device", "nonsense"], "device 'nonsense' cannot be used"),
         (["--workers", "-1"], "--workers must be >= 0, got -1"),
-        (["--event-threshold", "2"], "threshold must be in 0..1, got 2"),
+        (["--policy", "gone.json"], "gone.json cannot be read: No such file"),
         (["--split", "train", "--protocol", "1x3"], "3 crops need the frames of video files"),
     ],
 )

@@ -20,7 +20,7 @@ from train.data.arrow_of_time import LABELS
 from train.data.catalog import load_split
 from train.evaluate import clip_logits, load_clips, top1_of
 from train.fit import fit, initialise, main
-from train.live_evaluation import consensus_candidates
+from train.live_fit import consensus_candidates
 from train.model.tdrl import ModelConfig, Tdrl
 from train.module import TdrlModule
 from train.run_checkpoints import BEST, LAST

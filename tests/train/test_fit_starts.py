@@ -188,8 +188,10 @@ def test_a_frozen_stem_needs_weights_to_freeze(recipe):
 
 
 def test_a_consensus_that_the_recipe_says_is_not_fitted(tiny_data, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.fit.fit_consensus", None)
+    monkeypatch.setattr("train.live_fit.shortest_good", None)
     best = fit(
         replace(recipe, epochs=1, consensus_len=3), tiny_data, tmp_path, name="x", hardware=CPU
     )
-    assert load_checkpoint(best)[1].sampling.consensus_len == 3
+    facts = load_checkpoint(best)[1]
+    assert facts.sampling.consensus_len == 3
+    assert facts.operating.measured, "the rest is"

@@ -1,12 +1,10 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from runtime.live import Stream
-from runtime.sampling import SamplingContract
 from runtime.sources.choose import open_source
 from tests.train.models import UNITS, assert_equal, facts_of_model, lively_model, pictures
 from train.checkpoint import load_checkpoint
@@ -15,14 +13,12 @@ from train.live_evaluation import (
     RecordedSession,
     TorchSession,
     bundle_of,
-    consensus_candidates,
     decide_again,
     decide_tape,
-    fit_consensus,
     record_tape,
     score_tape,
-    shortest_good,
 )
+from train.live_fit import consensus_candidates
 
 START, ON = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
 MODEL = lively_model("tiny", UNITS["pem-tsm"])
@@ -140,57 +136,6 @@ def test_a_model_without_still_has_no_background():
     assert score_tape(bundle_of(facts), [], []).num_false_events == 0
 
 
-# ---- the consensus
-
-
-def scores(**live_top1):
-    """By consensus length: live accuracy over 20 actions."""
-    return {
-        int(name[1:]): SimpleNamespace(live_top1=value, num_scored=20)
-        for name, value in live_top1.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("found", "length"),
-    [
-        (scores(n2=0.5, n4=0.9, n8=0.95, n16=0.6), 4),  # one action of 20 less
-        (scores(n2=0.5, n4=0.85, n8=0.95, n16=0.6), 8),  # two less
-        (scores(n2=0.9, n4=0.9, n8=0.9, n16=0.9), 2),
-        (scores(n2=0.1, n4=0.2, n8=0.3, n16=0.9), 16),
-        (scores(n2=None, n4=0.6), 4),
-    ],
-)
-def test_the_shortest_consensus_within_one_action_of_the_best_is_taken(found, length):
-    assert shortest_good(found) == length
-
-
-@pytest.mark.parametrize(
-    ("num_segments", "lengths"),
-    [(1, [1, 2]), (2, [1, 2, 4]), (4, [1, 2, 4, 8]), (6, [1, 3, 6, 12])],
-)
-def test_candidates_are_fractions_and_multiples_of_t(num_segments, lengths):
-    contract = SamplingContract(num_segments=num_segments, window_s=2, consensus_len=1)
-    assert consensus_candidates(contract) == lengths
-
-
-def test_the_consensus_is_fitted_with_one_run_of_the_model(best, tiny_data, monkeypatch):
-    steps = []
-    step = TorchSession.step
-
-    def counted(self, *arguments):
-        steps.append(1)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(TorchSession, "step", counted)
-    length = fit_consensus(best, tiny_data)
-    _, facts = load_checkpoint(best)
-    assert length == facts.sampling.consensus_len, "as training did"
-    video, _ = load_tape(tiny_data, "tape_validation", facts.labels)
-    decisions = decide_tape(bundle_of(facts), TorchSession(load_checkpoint(best)[0]), video)
-    assert len(steps) == 2 * len(decisions)
-
-
 def test_a_recording_gives_what_decoding_again_would(tape):
     model, facts, video, _ = tape
     bundle = bundle_of(facts)
@@ -208,34 +153,6 @@ def test_a_recording_gives_what_decoding_again_would(tape):
             expected = decide_tape(other, session, video)
         found = decide_again(other, recording)
         assert [d.probs.tolist() for d in found] == [d.probs.tolist() for d in expected]
-
-
-def test_the_consensus_is_fitted_with_one_decoding(best, tiny_data, monkeypatch):
-    opened = []
-
-    def counted(uri):
-        opened.append(uri)
-        return open_source(uri)
-
-    monkeypatch.setattr("train.live_evaluation.open_source", counted)
-    fit_consensus(best, tiny_data)
-    assert len(opened) == 1
-
-
-def test_the_consensus_is_fitted_on_all_tapes(best, tiny_data, monkeypatch):
-    def tapes(data, name, labels):
-        return [load_tape(data, name, labels) for name in ("tape_validation", "tape")]
-
-    seen = []
-
-    def counted(bundle, runs):
-        seen.append(len(runs))
-        return SimpleNamespace(live_top1=0.5, num_scored=10)
-
-    monkeypatch.setattr("train.live_evaluation.load_tapes", tapes)
-    monkeypatch.setattr("train.live_evaluation.score_runs", counted)
-    assert fit_consensus(best, tiny_data) == 1
-    assert seen == [2, 2, 2, 2]
 
 
 def test_a_background_by_name_makes_no_event(tape):

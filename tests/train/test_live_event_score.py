@@ -5,11 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime.policy import Policy, Rules
 from train.data.truth import Segment
 from train.event_score import draw_event_curve, event_curve, score_events
-from train.live_events import EVERY_RUN, Event, EventRule, matched_actions, ruled_events
+from train.live_events import EVERY_RUN, Event, events_of, matched_actions
 from train.live_score import LiveTape, score_live, score_tapes
-from train.live_tape import background_of, read_tape
+from train.live_tape import read_tape
 
 LABELS = ("open", "close", "background")
 TICK_S = 0.25
@@ -21,6 +22,12 @@ class Said:
     index: int
     prob: float = 0.9
     warming: bool = False
+
+    @property
+    def probs(self):
+        probs = np.zeros(len(LABELS))
+        probs[self.index] = self.prob
+        return probs
 
 
 def action(start_s, end_s, label, path="tape.mp4"):
@@ -36,9 +43,14 @@ def said(spoken, end_s):
     return decisions
 
 
-def score(tapes, rule=EVERY_RUN):
+def sure(threshold):
+    """Decisions of at least this probability speak, and nothing holds on below it."""
+    return Policy(enter=threshold, exit=threshold)
+
+
+def score(tapes, policy=EVERY_RUN):
     read = [read_tape(tape, LABELS) for tape in tapes]
-    return score_events(read, LABELS, window_s=1.0, background=2, rule=rule)
+    return score_events(read, LABELS, window_s=1.0, background=2, policy=policy)
 
 
 # one right event of probability 0.9, one right of 0.6, one false of 0.6 that lasts half a second
@@ -69,23 +81,23 @@ def test_recall_of_each_class_counts_misses():
 
 
 def test_a_threshold_silences_unsure_decisions():
-    found = score([TAPE], EventRule(threshold=0.7))
+    found = score([TAPE], sure(0.7))
     assert (found.event_recall, found.event_precision, found.num_false_events) == (0.5, 1.0, 0)
     assert found.event_recall_of["close"] == 0.0
 
 
 def test_a_decision_of_exactly_the_threshold_speaks():
-    assert score([TAPE], EventRule(threshold=0.6)).event_recall == 1.0
+    assert score([TAPE], sure(0.6)).event_recall == 1.0
 
 
 def test_a_least_duration_drops_short_events():
-    found = score([TAPE], EventRule(min_duration_s=0.75))
+    found = score([TAPE], Policy(min_duration_s=0.5))
     assert (found.event_recall, found.num_false_events) == (1.0, 0)
-    assert score([TAPE], EventRule(min_duration_s=0.5)).num_false_events == 1
+    assert score([TAPE], Policy(min_duration_s=0.25)).num_false_events == 1
 
 
 def test_the_threshold_does_not_change_the_time_outside():
-    assert score([TAPE], EventRule(0.99)).outside_s == score([TAPE]).outside_s == pytest.approx(8)
+    assert score([TAPE], sure(0.99)).outside_s == score([TAPE]).outside_s == pytest.approx(8)
 
 
 def test_tapes_are_scored_together_not_averaged():
@@ -149,7 +161,12 @@ def test_the_curves_default_thresholds_ascend_from_everything():
 def test_the_curve_keeps_a_least_duration():
     read = [read_tape(TAPE, LABELS)]
     points = event_curve(
-        read, LABELS, window_s=1.0, background=2, min_duration_s=0.75, thresholds=(0.0,)
+        read,
+        LABELS,
+        window_s=1.0,
+        background=2,
+        policy=Policy(min_duration_s=0.5),
+        thresholds=(0.0,),
     )
     assert points[0].false_events_per_hour == 0
 
@@ -172,36 +189,17 @@ def test_matching_tells_which_actions_were_found():
 
 
 def test_a_dip_below_the_threshold_breaks_an_event():
-    times = np.arange(4.0)
-    prob = np.array([0.9, 0.3, 0.9, 0.9])
-    index, warming = np.zeros(4, np.int64), np.zeros(4, bool)
-    assert ruled_events(times, index, warming, prob, -1, EventRule(0.5)) == [
-        Event(0, 1, 0),
-        Event(2, 3, 0),
-    ]
+    said = [Said(float(t), 0, prob) for t, prob in enumerate((0.9, 0.3, 0.9, 0.9))]
+    rules = Rules(sure(0.5), LABELS, "background")
+    assert events_of(said, rules) == [Event(0, 1, 0), Event(2, 3, 0)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((1.5, 0), "threshold must be in 0..1, got 1.5"),
-        ((float("nan"), 0), "threshold must be in 0..1, got nan"),
-        ((0.5, -1), "min_duration_s must be >= 0, got -1"),
-    ],
-)
-def test_wrong_rules_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        EventRule(*arguments)
+def test_events_that_a_stream_reported_are_scored_as_they_are():
+    reported = LiveTape(TRUTH, TAPE.decisions, 0, events=[Event(2, 4, 0)])
+    found = score([reported])
+    assert (found.event_recall, found.event_precision, found.num_false_events) == (0.5, 1.0, 0)
 
 
-@pytest.mark.parametrize(
-    ("labels", "background"),
-    [
-        (("open", "still"), "still"),
-        (("Background", "open"), "Background"),
-        (("open", "close"), None),
-        (("holding something still", "background noise"), None),
-    ],
-)
-def test_the_background_is_found_by_its_whole_name(labels, background):
-    assert background_of(labels) == background
+def test_an_event_that_starts_early_and_matches_is_not_false():
+    early = LiveTape(TRUTH, TAPE.decisions, 0, events=[Event(1.5, 4, 0), Event(4.5, 5, 0)])
+    assert score([early]).num_false_events == 1

@@ -24,6 +24,12 @@ class Said:
     prob: float = 1.0
     warming: bool = False
 
+    @property
+    def probs(self):
+        probs = np.zeros(len(LABELS))
+        probs[self.index] = self.prob
+        return probs
+
 
 def action(start_s, end_s, label):
     return Segment("tape.mp4", start_s, end_s, label)

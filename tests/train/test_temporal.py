@@ -108,3 +108,13 @@ def test_zero_states_follow_the_declaration():
     exact = module.zero_state(torch.ones(1, 8, 4, 5).double(), 1)
     assert given(exact.vector).dtype == torch.float64
     assert TemporalModule().zero_state(torch.ones(1, 8, 4, 5), 1) == TemporalState()
+
+
+def test_shift_then_gate_is_gate_then_shift_to_the_bit():
+    torch.manual_seed(0)
+    x, gate = torch.randn(2, 8, 3, 2), torch.rand(2, 8, 1, 1)
+    shift, past = TemporalShift(8, shift_div=4), TemporalState(map=torch.randn(2, 2, 3, 2))
+    expected, state = shift.step(x * gate, past)
+    got, after = shift.step_gated(x, gate, past)
+    assert torch.equal(got, expected)
+    assert torch.equal(after.map, state.map)

@@ -106,12 +106,21 @@ class Pem(nn.Module):
         Returns:
             The gated input, same shape, and the next state.
         """
+        gate, state = self.step_gate(x, state)
+        return x * gate, state
+
+    def step_gate(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What `step` multiplies one frame with; arguments as there.
+
+        Returns:
+            The gate a_t, shape (N, C, 1, 1), in the dtype of x, and the next state.
+        """
         with no_autocast(x):
             f1, f2 = self.f(pooled(x)).split(self.hidden, dim=1)
             motion, past = state.split(self.hidden, dim=1)
             motion = self._advance(motion, f2 - past)
             attention = self._attention(motion)
-        return x * attention[:, :, None, None].to(x.dtype), torch.cat((motion, f1), dim=1)
+        return attention[:, :, None, None].to(x.dtype), torch.cat((motion, f1), dim=1)
 
     def _causal_motion(self, frames: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         f1, f2 = self.f(frames).split(self.hidden, dim=2)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from train.model.pem import Form
 from train.model.precision import vector_dtype
@@ -119,6 +120,25 @@ class TemporalShift(TemporalModule):
         """See the base class."""
         shifted = torch.cat((given(state.map), x[:, self.fold :]), dim=1)
         return shifted, TemporalState(map=x[:, : self.fold])
+
+    def step_gated(
+        self, x: Tensor, gate: Tensor, state: TemporalState
+    ) -> tuple[Tensor, TemporalState]:
+        """`step(x * gate, state)` to the bit, but shifted first and multiplied then.
+
+        The product is the last thing before the convolution: engines fuse it with what the
+        convolution needs (a rounding, a layout), and slice and concatenation move plain inputs.
+
+        Args:
+            x: Block input, shape (N, C, H, W).
+            gate: What a gate multiplies it with, shape (N, C, 1, 1).
+            state: As for `step`: the past channels are gated already.
+        """
+        fold = self.fold
+        shifted = torch.cat((given(state.map), x[:, fold:]), dim=1)
+        # 1 for the past: it keeps its value
+        present = functional.pad(gate[:, fold:], (0, 0, 0, 0, fold, 0), value=1.0)
+        return shifted * present, TemporalState(map=x[:, :fold] * gate[:, :fold])
 
 
 def given(part: Tensor | None) -> Tensor:
