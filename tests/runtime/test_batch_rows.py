@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.batch_rows import with_rows
+from runtime.batch_rows import with_open_rows, with_rows
 from tests.mini_bundle import mini_model, step_graph
 
 
@@ -26,6 +26,21 @@ def test_only_the_rows_change(rows, int8):
         strict=True,
     ):
         assert dims(new) == [rows, *dims(old)[1:]]
+        new.type.tensor_type.shape.dim[0].dim_value = 1
+    assert after == before
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_open_rows_are_named_and_nothing_else_changes(int8):
+    before = step_graph(mini_model(5), (1, 16, 12), int8=int8)
+    after = onnx.load_from_string(with_open_rows(before.SerializeToString()))
+    onnx.checker.check_model(after, full_check=True)
+    for old, new in zip(
+        [*before.graph.input, *before.graph.output],
+        [*after.graph.input, *after.graph.output],
+        strict=True,
+    ):
+        assert dims(new) == ["N", *dims(old)[1:]]
         new.type.tensor_type.shape.dim[0].dim_value = 1
     assert after == before
 
@@ -75,7 +90,8 @@ def test_bad_input():
     with pytest.raises(ValueError, match="rows must be >= 1, got 0"):
         with_rows(model, 0)
     for bad in (b"", b"no model at all", b"\xff" * 40, b"\x08\x07"):
-        with pytest.raises(ValueError, match=r"no graph|no ONNX model"):
-            with_rows(bad, 2)
+        for stamp in (lambda model: with_rows(model, 2), with_open_rows):
+            with pytest.raises(ValueError, match=r"no graph|no ONNX model"):
+                stamp(bad)
     with pytest.raises(ValueError, match="cut off"):
         with_rows(model[:-100], 2)
