@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,38 @@ from contextlib import contextmanager
 from types import FrameType
 
 ECHO_S = 1.0
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+def stop_numbers() -> tuple[signal.Signals, ...]:
+    """The signals that mean: finish. Ctrl-C, SIGTERM, and a terminal that was closed.
+
+    SIGHUP without a terminal, as service managers and their tools send it, is no reason to end.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    return (*numbers, HANGUP) if HANGUP is not None and _has_terminal() else numbers
+
+
+@contextmanager
+def outlive_hangup() -> Iterator[None]:
+    """Ignore SIGHUP within the block where no terminal could be closed.
+
+    Raises:
+        ValueError: Called outside the main thread.
+    """
+    if HANGUP is None or _has_terminal():
+        yield
+        return
+    usual = signal.signal(HANGUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(HANGUP, usual)
 
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `stop` on the first Ctrl-C or SIGTERM within the block.
+    """Call `stop` on the first of `stop_numbers` that comes within the block.
 
     One that comes a second or more later acts as usual, for a run that does not finish. Sooner
     it is an echo: `timeout`, shells and service managers signal a process and then its group.
@@ -29,7 +57,7 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         ValueError: Called outside the main thread.
     """
     received: list[int] = []
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {number: signal.getsignal(number) for number in stop_numbers()}
 
     first_s = math.inf
 
@@ -50,3 +78,11 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal is on the standard input: not under a service manager or nohup."""
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False

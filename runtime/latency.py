@@ -36,6 +36,28 @@ class LatencyStats:
         clipped_ms = min(max(latency_ms, LOWEST_MS), HIGHEST_MS)
         self._counts[round(math.log(clipped_ms / LOWEST_MS, BUCKET_RATIO))] += 1
 
+    def copy(self) -> LatencyStats:
+        """What was added so far; later additions do not change it."""
+        same = LatencyStats()
+        same._counts = self._counts.copy()
+        return same
+
+    def since(self, earlier: LatencyStats) -> LatencyStats:
+        """What was added after `earlier` was copied from these.
+
+        Example:
+            >>> stats = LatencyStats()
+            >>> stats.add(5.0)
+            >>> before = stats.copy()
+            >>> stats.add(80.0)
+            >>> recent = stats.since(before)
+            >>> recent.count, round(recent.percentile(50))
+            (1, 80)
+        """
+        difference = LatencyStats()
+        difference._counts = self._counts - earlier._counts
+        return difference
+
     def percentile(self, percent: float) -> float:
         """The duration in milliseconds that `percent` of all do not exceed; NaN without any.
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from runtime.device_facts import device_facts, device_state, output_of
+from runtime.device_facts import device_facts, device_state, output_of, power_mode
 
 RELEASE = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
@@ -18,7 +18,7 @@ NVPMODEL_CONF = (
 )
 SMI = {
     "name": "NVIDIA L4, 550.54.15, 72.00",
-    "clocks.sm": "2040, 2040, 6251, 47, P0",
+    "clocks.sm": "2040, 2040, 6251, 47, 31.62, P0",
 }
 
 
@@ -65,6 +65,15 @@ def jetson(tmp_path):
         "sys/class/thermal/thermal_zone2/type": "cv0-thermal\n",  # its temp: try again
         "sys/class/thermal/thermal_zone3/type": "soc0-thermal\n",
         "sys/class/thermal/thermal_zone3/temp": "-256000\n",  # off
+        "sys/class/hwmon/hwmon0/name": "tmp451\n",
+        "sys/class/hwmon/hwmon0/in1_label": "VDD_IN\n",
+        "sys/class/hwmon/hwmon3/name": "ina3221\n",
+        "sys/class/hwmon/hwmon3/in1_label": "VDD_IN\n",
+        "sys/class/hwmon/hwmon3/in1_input": "5072\n",
+        "sys/class/hwmon/hwmon3/curr1_input": "1016\n",
+        "sys/class/hwmon/hwmon3/in2_label": "VDD_CPU_GPU_CV\n",
+        "sys/class/hwmon/hwmon3/in2_input": "5064\n",
+        "sys/class/hwmon/hwmon3/curr2_input": "312\n",
     }
     write(tmp_path, **texts)
     return tmp_path
@@ -90,7 +99,17 @@ def test_a_jetson(jetson):
         "cpu_governor": "schedutil",
         "cpu_c": 48.5,
         "gpu_c": 47.062,
+        "power_w": 5.15,
     }
+
+
+def test_rails_that_are_not_the_boards_are_no_power(jetson):
+    # AGX Orin measures parts only; their sum is not what the board draws
+    (jetson / "sys/class/hwmon/hwmon3/in1_label").write_text("VDD_GPU_SOC\n")
+    assert "power_w" not in device_state(jetson, nothing)
+    (jetson / "sys/class/hwmon/hwmon3/in1_label").write_text("VDD_IN\n")
+    (jetson / "sys/class/hwmon/hwmon3/curr1_input").unlink()
+    assert "power_w" not in device_state(jetson, nothing)
 
 
 def test_the_power_mode(jetson):
@@ -98,6 +117,7 @@ def test_the_power_mode(jetson):
         return "NV Power Mode: 25W\n1\n" if command == ["nvpmodel", "-q"] else ""
 
     assert device_facts(jetson, nvpmodel)["power_mode"] == "25W"
+    assert power_mode(jetson) == "MAXN_SUPER"  # without asking any program
     (jetson / "etc/nvpmodel.conf").unlink()
     assert device_facts(jetson, nothing)["power_mode"] == "mode 2"
     (jetson / "var/lib/nvpmodel/status").unlink()
@@ -125,6 +145,7 @@ def test_a_card(tmp_path):
         "gpu_max_mhz": 2040.0,
         "memory_clock_mhz": 6251.0,
         "gpu_c": 47.0,
+        "power_w": 31.62,
         "performance_state": "P0",
     }
 
