@@ -278,7 +278,7 @@ def _kept_float(bundle: Bundle) -> tuple[str, ...]:
         return ()  # a bundle may come without its report
     sections = report.values() if isinstance(report, dict) else ()
     lists = [part.get("kept_float", ()) for part in sections if isinstance(part, dict)]
-    return tuple(name for names in lists for name in names)
+    return tuple(str(kept["conv"]) for entries in lists for kept in entries)
 
 
 def _once(types: Sequence[str]) -> tuple[str, ...]:

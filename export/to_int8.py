@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,30 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.placement import Placement, placement_of
+from export.round_weights import Rounded, nearest
 from export.to_onnx import strip_metadata
 from runtime.bundle import StateSpec
 from runtime.errors import ExportError
 from runtime.files import whole_file
 
 LARGEST_INT8 = 127.0
-SMALLEST_WEIGHT = 1e-30
+
+
+@dataclass(frozen=True)
+class Int8Step:
+    """An INT8 step graph.
+
+    Attributes:
+        proto: The graph.
+        states: Its states.
+        placement: Where its Q/DQ pairs are.
+        state_scales: Scale of each INT8 state, by its input.
+    """
+
+    proto: onnx.ModelProto
+    states: tuple[StateSpec, ...]
+    placement: Placement
+    state_scales: Mapping[str, float]
 
 
 def observed_from_step(step: Path, states: tuple[StateSpec, ...], path: Path) -> Placement:
@@ -49,10 +66,7 @@ def observed_from_step(step: Path, states: tuple[StateSpec, ...], path: Path) ->
 def int8_onnx_from_step(
     step: Path, states: tuple[StateSpec, ...], thresholds: Mapping[str, float], path: Path
 ) -> tuple[StateSpec, ...]:
-    """Write the INT8 step graph.
-
-    Weights become INT8 (per output channel, symmetric), activations get Q/DQ pairs (per tensor,
-    symmetric, zero point 0), shift states become INT8 inputs and outputs. Scales are float32.
+    """Write the INT8 step graph with every weight rounded to its nearest step.
 
     Args:
         step: The float step graph.
@@ -66,21 +80,61 @@ def int8_onnx_from_step(
     Raises:
         ExportError: A threshold is missing or not positive.
     """
-    proto = onnx.load(str(step))
-    placement = placement_of(proto.graph, states)
-    writer = _Writer(proto.graph, _scales(placement, thresholds))
-    writer.quantise_tensors(placement)
-    writer.quantise_weights()
-    specs = tuple(writer.quantise_state(state, placement) for state in states)
+    made = int8_step(onnx.load(str(step)), states, thresholds)
+    write_int8(made, path)
+    return made.states
+
+
+def int8_step(
+    step: onnx.ModelProto,
+    states: tuple[StateSpec, ...],
+    thresholds: Mapping[str, float],
+    *,
+    rounded: Mapping[str, Rounded] | None = None,
+    float_convs: Collection[str] = (),
+) -> Int8Step:
+    """The INT8 graph of a float step graph.
+
+    Weights become INT8 (per output channel, symmetric), activations get Q/DQ pairs (per tensor,
+    symmetric, zero point 0), shift states become INT8 inputs and outputs. Scales are float32.
+
+    Args:
+        step: The float step graph; it is left as it is.
+        states: Its states.
+        thresholds: Clipping threshold of every placed tensor, > 0.
+        rounded: INT8 weights and scales of convolutions by node name; the nearest for the others.
+        float_convs: Names of convolutions that stay in float.
+
+    Raises:
+        ExportError: A threshold is missing or not positive, or a name is no convolution's.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(step)
+    placement = placement_of(proto.graph, states, float_convs)
+    scales = scales_of(placement, thresholds)
+    writer = _Writer(proto.graph, scales, placement)
+    writer.quantise_tensors()
+    writer.quantise_weights(rounded or {})
+    specs = tuple(writer.quantise_state(state) for state in states)
     writer.finish()
     strip_metadata(proto)
-    onnx.checker.check_model(proto, full_check=True)
+    state_scales = {name: scales[tensor] for name, tensor in placement.shift_states.items()}
+    return Int8Step(proto, specs, placement, state_scales)
+
+
+def write_int8(made: Int8Step, path: Path) -> None:
+    """Check an INT8 graph and write it, whole or not at all."""
+    onnx.checker.check_model(made.proto, full_check=True)
     with whole_file(path) as part:
-        onnx.save(proto, str(part))
-    return specs
+        onnx.save(made.proto, str(part))
 
 
-def _scales(placement: Placement, thresholds: Mapping[str, float]) -> dict[str, float]:
+def scales_of(placement: Placement, thresholds: Mapping[str, float]) -> dict[str, float]:
+    """Scale of every placed tensor; a tied one takes the other's.
+
+    Raises:
+        ExportError: A threshold is missing or not positive.
+    """
     scales: dict[str, float] = {}
     for name in placement.tensors:
         source = name
@@ -93,28 +147,15 @@ def _scales(placement: Placement, thresholds: Mapping[str, float]) -> dict[str, 
     return scales
 
 
-def quantised_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights as INT8, per output channel.
-
-    Args:
-        weight: Shape (C_out, ...), float32.
-
-    Returns:
-        The INT8 weights, same shape, in [-127, 127], and the scales, shape (C_out,), float32.
-    """
-    largest = np.abs(weight).reshape(weight.shape[0], -1).max(1)
-    # a dead channel: its scale would be 0, or too small for float32
-    scale = (np.where(largest > SMALLEST_WEIGHT, largest, 1.0) / LARGEST_INT8).astype(np.float32)
-    steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
-    return np.clip(steps, -LARGEST_INT8, LARGEST_INT8).astype(np.int8), scale
-
-
 class _Writer:
     """Edits one graph: pairs after their producers, consumers renamed."""
 
-    def __init__(self, graph: onnx.GraphProto, scales: Mapping[str, float]) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, scales: Mapping[str, float], placement: Placement
+    ) -> None:
         self.graph = graph
         self.scales = scales
+        self.placement = placement
         self.first: list[onnx.NodeProto] = []
         self.before: dict[str, list[onnx.NodeProto]] = {}  # before the node of a name
         self.after: dict[str, list[onnx.NodeProto]] = {}  # behind the node that makes a tensor
@@ -122,9 +163,9 @@ class _Writer:
         self.replaced: set[str] = set()
         self._constant("int8_zero", np.zeros((), np.int8))
 
-    def quantise_tensors(self, placement: Placement) -> None:
-        """A pair behind every placed tensor; all its consumers read the dequantised one."""
-        for name in placement.tensors:
+    def quantise_tensors(self) -> None:
+        """A pair behind every placed tensor; all its INT8 consumers read the dequantised one."""
+        for name in self.placement.tensors:
             scale = self._scale(name)
             self._rename_consumers(name, f"{name}_dq")
             self.after[name] = [
@@ -132,14 +173,16 @@ class _Writer:
                 _node("DequantizeLinear", f"{name}_q", scale, "int8_zero", f"{name}_dq"),
             ]
 
-    def quantise_weights(self) -> None:
+    def quantise_weights(self, rounded: Mapping[str, Rounded]) -> None:
         """INT8 initialisers with one DQ each, per output channel."""
         initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         for node in self.graph.node:
-            if node.op_type != "Conv":
+            if node.op_type != "Conv" or node.name in self.placement.float_convs:
                 continue
             name = node.input[1]
-            weight, scale = quantised_weight(numpy_helper.to_array(initializers[name]))
+            weight, scale = rounded.get(node.name) or nearest(
+                numpy_helper.to_array(initializers[name])
+            )
             self._constant(f"{name}_int8", weight)
             self._constant(f"{name}_scale", scale)
             zeros = self._constant(f"{name}_zero", np.zeros(scale.shape, np.int8))
@@ -150,11 +193,12 @@ class _Writer:
             node.input[1] = f"{name}_dq"
             self.replaced.add(name)
 
-    def quantise_state(self, state: StateSpec, placement: Placement) -> StateSpec:
+    def quantise_state(self, state: StateSpec) -> StateSpec:
         """A shift state as INT8 input and output; other states stay as they are."""
-        if state.name_in not in placement.shift_states:
+        shift_states = self.placement.shift_states
+        if state.name_in not in shift_states:
             return state
-        scale = self._scale(placement.shift_states[state.name_in])
+        scale = self._scale(shift_states[state.name_in])
         self._rename_consumers(state.name_in, f"{state.name_in}_dq")
         self.first.append(
             _node("DequantizeLinear", state.name_in, scale, "int8_zero", f"{state.name_in}_dq")
@@ -182,6 +226,8 @@ class _Writer:
 
     def _rename_consumers(self, name: str, new: str) -> None:
         for node in self.graph.node:
+            if node.name in self.placement.float_convs:
+                continue
             for position, given in enumerate(node.input):
                 if given == name:
                     node.input[position] = new

@@ -26,6 +26,8 @@ from export.placement import Placement
 from export.to_int8 import int8_onnx_from_step, observed_from_step
 from export.to_onnx import step_onnx_from_model
 from runtime.bundle import FRAME_INPUT, LOGITS_OUTPUT, RESET_INPUT, StateSpec
+from runtime.operating_point import OperatingPoint
+from runtime.policy import Policy
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
 from runtime.sessions.base import Logits
@@ -37,16 +39,19 @@ from train.model.backbones.resnet import SIZES, ResNetSize
 from train.model.backbones.table import BACKBONES
 from train.model.pem import Pem
 from train.model.tdrl import ModelConfig, Tdrl
+from train.model.teinet import MotionEnhancement, TemporalInteraction
 from train.model.unit import UnitConfig
 
 # wider than high: mixed up axes show
 PICTURE = PictureRule(height_px=32, width_px=40)
 SQUARE = PictureRule(height_px=32, width_px=32)
 NUM_CLASSES = 5
-# ResNet-18 and ResNet-50 as they are, with an eighth of their channels
+# the ResNets as they are, with an eighth of their channels
 NARROW = {
     "narrow18": ResNetSize((2, 2, 2, 2), "basic", width=8),
+    "narrow34": ResNetSize((3, 4, 6, 3), "basic", width=8),
     "narrow50": ResNetSize((3, 4, 6, 3), "bottleneck", width=8),
+    "narrow101": ResNetSize((3, 4, 23, 3), "bottleneck", width=8),
 }
 UNITS = {
     "plain": UnitConfig(temporal="none", pem=False, shift_div=4),
@@ -85,6 +90,10 @@ def small_model(
             if isinstance(module, Pem):
                 nn.init.normal_(module.attend.weight, 0, 2.0)
                 nn.init.normal_(module.attend.bias, 0, 0.5)
+            if isinstance(module, MotionEnhancement):
+                nn.init.normal_(module.attend.weight, 0, 2.0)
+            if isinstance(module, TemporalInteraction):
+                nn.init.normal_(module.taps, 0, 0.5)
             if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
                 nn.init.uniform_(module.weight, 0.4, 0.9)
                 nn.init.uniform_(module.bias, -0.2, 0.3)
@@ -236,6 +245,7 @@ def write_checkpoint(path: Path, data: Path, unit: UnitConfig, *, steps: int = 4
         labels=LABELS,
         picture=SQUARE,
         sampling=SamplingContract(num_segments=8, window_s=2.0, consensus_len=4),
+        operating=OperatingPoint(temperature=1.25, policy=Policy(enter=0.4, lag_s=0.5)),
     )
     rule = ClipRule(facts.sampling.num_segments, facts.sampling.spacing_s, "segments")
     _learn(model, load_split(data, "train", LABELS).clips(SQUARE, rule), steps)

@@ -9,21 +9,31 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
+import calib.record
 import export.bundle
 from calib.clip_list import CalibrationClip, read_clip_list
-from export.bundle import build_bundle, clip_graph_logits, main, replaced_folder
+from calib.recording import Recording
+from export.bundle import build_bundle, clip_graph_logits, main
+from export.bundle_folder import replaced_folder
+from export.calibration_clips import calibration_clips, comparison
+from export.gate import clip_gate
+from export.half_check import HalfCheck, half_check, rounded_session
 from export.parity import compare, session_clips
 from export.preflight import preflight
 from export.quantise import reference_session, steps_of
+from export.report import read_report
 from runtime.bundle import load_bundle, load_golden
 from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError, ExportError, GateError
+from runtime.files import sha256_of
 from runtime.selftest import run_self_test
 from runtime.sessions.ort import OrtStepSession
+from tests.export.report_example import report_example, stream_example
 from tests.export.small import SQUARE, UNITS, write_checkpoint
 from train.checkpoint import load_checkpoint
 from train.data.arrow_of_time import LABELS
@@ -31,7 +41,14 @@ from train.evaluate import clip_logits, load_clips, top1_of
 from train.model.unit import UnitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"bundle.json", "clip.onnx", "golden.npz", "report.json", "step.int8.onnx", "step.onnx"}
+GRAPHS = {"clip.onnx", "step.onnx", "step.fp16.onnx", "step.int8.onnx"}
+FILES = {"bundle.json", "golden.npz", "report.html", "report.json", *GRAPHS}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """The commands' default cache folder is not that of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "user-cache"))
 
 
 def contents(folder):
@@ -66,11 +83,13 @@ def test_the_manifest_says_what_the_checkpoint_says(built, checkpoint):
     assert bundle.labels == LABELS == facts.labels
     assert bundle.picture == SQUARE == facts.picture
     assert bundle.sampling == facts.sampling
+    assert bundle.operating == facts.operating
+    assert bundle.operating.temperature == 1.25
     assert bundle.name == "small"
     assert bundle.model["backbone"] == "tiny"
     assert bundle.model["form"] == "causal"
     assert bundle.model["parameters"] > 100_000
-    assert set(bundle.graphs) == {"step", "step_int8", "clip"}
+    assert set(bundle.graphs) == {"step", "step_fp16", "step_int8", "clip"}
     assert {"python", "torch", "onnx", "onnxruntime", "numpy"} <= set(bundle.versions)
     assert bundle.created_utc.endswith("+00:00")
 
@@ -78,6 +97,7 @@ def test_the_manifest_says_what_the_checkpoint_says(built, checkpoint):
 def test_states_are_listed_with_each_graphs_dtype(built):
     of_float, of_int8 = (built.bundle.graph(kind).states for kind in ("step", "step_int8"))
     assert [state.dtype for state in of_float] == 5 * ["float32"]
+    assert built.bundle.graph("step_fp16").states == of_float
     assert [state.dtype for state in of_int8] == ["float32"] + 4 * ["int8"]
     for one, other in zip(of_float, of_int8, strict=True):
         assert replace(other, dtype="float32") == one
@@ -85,9 +105,9 @@ def test_states_are_listed_with_each_graphs_dtype(built):
 
 def test_graphs_pass_preflight(built):
     bundle = built.bundle
-    for kind, quantised in (("step", False), ("step_int8", True)):
+    for kind, precision in (("step", "float32"), ("step_fp16", "float16"), ("step_int8", "int8")):
         path, states = bundle.graph_path(kind), bundle.graph(kind).states
-        assert preflight(path, states=states, quantised=quantised) == []
+        assert preflight(path, states=states, precision=precision) == []
 
 
 def test_accuracies_are_those_of_the_graphs(built, checkpoint, data):
@@ -104,8 +124,19 @@ def test_accuracies_are_those_of_the_graphs(built, checkpoint, data):
     assert accuracy["clip_top1_int8"] == pytest.approx(right.mean(), abs=1e-6)
     agreement = (int8.argmax(1) == logits.numpy().argmax(1)).mean()
     assert accuracy["clip_agreement"] == pytest.approx(agreement, abs=1e-6)
+    half = half_check(logits.numpy(), half_logits(built.bundle, pictures), clips.label.numpy())
+    assert accuracy["clip_top1_float16"] == pytest.approx(half.top1_half, abs=1e-6)
+    assert accuracy["clip_agreement_float16"] == pytest.approx(half.agreement, abs=1e-6)
     assert 0 <= accuracy["live_top1_float32"] <= 1
     assert 0 <= accuracy["live_top1_int8"] <= 1
+
+
+def half_logits(bundle, pictures):
+    """On a copy: the session writes a file beside the graph."""
+    with TemporaryDirectory() as folder:
+        shutil.copy(bundle.graph_path("step_fp16"), folder)
+        with rounded_session(replace(bundle, folder=Path(folder))) as session:
+            return session_clips(session, pictures)
 
 
 def test_the_report_says_how_it_was_made(built):
@@ -113,14 +144,29 @@ def test_the_report_says_how_it_was_made(built):
     assert report == built.report
     assert report["parity"]["relative"] < 1e-5
     assert report["parity"]["steps"] == 64
-    assert set(report["quantisation"]["compared"]) == {"minmax", "percentile", "entropy", "mse"}
+    assert set(report["quantisation"]["compared"]) == {
+        *("minmax", "percentile", "entropy", "mse", "per-tensor")
+    }
+    assert report["float16"]["count"] == 13
+    assert report["float16"]["sqnr_db"] > 40
     gate = report["gate"]
     assert gate["clips"]["count"] == 13
     assert gate["live"]["count"] == 6
     assert gate["allowed_loss"] == 1.0
     assert any("13 clips are too few" in remark for remark in gate["remarks"])
-    assert gate["drift"] > 0
-    assert gate["stream_steps"] > 40
+    drift = report["drift"]
+    assert drift["steps"] >= drift["wanted_steps"] == 1000
+    assert not drift["int8"]["grows"]
+    assert drift["onnx_model"]["largest"] < 1e-5
+    assert drift["state_math"]["sqnr_db"] > 100
+    assert set(drift["kinds"]) == {"PEM", "TSM"}
+    assert "long_drift" not in report
+    assert report["training"]["data"] == "arrow_of_time"
+    assert report["changed"]["count"] == 13
+    assert {file["kind"] for file in report["files"]} == set(built.bundle.graphs)
+    assert report["verdict"]["ships"]
+    reason = report["verdict"]["line"].split(": ", 1)[1]
+    assert f"</b> {reason}</p>" in (built.bundle.folder / "report.html").read_text()
 
 
 def test_golden_logits_are_the_graphs(built):
@@ -156,20 +202,31 @@ def test_methods_are_compared_on_clips_that_did_not_calibrate(built):
     assert built.report["quantisation"]["calibration_clips"] == 10
 
 
-def test_a_list_of_clips_takes_the_classes_in_turns(data, tmp_path):
-    clips = [(label, number) for label in LABELS[:3] for number in range(2)]
-    folder = tmp_path / "data"
-    (folder / "calibration").mkdir(parents=True)
-    shutil.copy(data / "labels.txt", folder)
-    video = next((data / "calibration").glob("*.mp4"))
-    lines = ["path,start_s,end_s,label"]
-    for label, number in clips:
-        shutil.copy(video, folder / "calibration" / f"{label}{number}.mp4")
-        lines.append(f"{label}{number}.mp4,0,1,{label}")
-    (folder / "calibration" / "segments.csv").write_text("\n".join(lines) + "\n")
-    facts = type("Facts", (), {"labels": LABELS})
-    found = export.bundle._calibration_clips(folder, facts, tmp_path)  # type: ignore[arg-type]
-    assert [clip.label for clip in found] == 2 * list(LABELS[:3])
+def test_a_second_export_streams_no_clip_again(checkpoint, data, tmp_path, capsys, monkeypatch):
+    """The observed graph is the same bytes again when all is exported anew."""
+    model, facts = load_checkpoint(checkpoint)
+    compared = comparison(calibration_clips(data, facts), facts, steps=16)
+    cache = tmp_path / "cache"
+    found = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        bundle = export.bundle._float_bundle(model, facts, tmp_path / name)
+        given = (bundle, compared.rest, compared.frames, cache)
+        found.append(sha256_of(tmp_path / name / export.bundle._quantise(*given).graph.file))
+        said = capsys.readouterr().out
+        before = f"calibration: 10 of 10 clips were recorded before ({cache})"
+        assert (before in said.splitlines()) == (name == "second")
+        monkeypatch.setattr(calib.record, "_session", None)  # nothing can be streamed any more
+    assert found[0] == found[1]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_the_report_counts_the_calibration_clips(built):
+    found = built.report["calibration"]
+    assert (found["clips"], found["unreadable"]) == (10, 0)
+    assert (found["listed"], found["comparing"]) == (13, 3)
+    assert found["steps"] > 10 * 4
+    assert found["resets"] == 6
 
 
 # --- failures
@@ -180,9 +237,10 @@ def float_graphs_at_hand(built, monkeypatch):
     """The float graphs come from the bundle that is there: exporting them takes seconds."""
 
     def ready(_model, _facts, folder):
-        for kind in ("step", "clip"):
+        kinds = ("step", "step_fp16", "clip")
+        for kind in kinds:
             shutil.copy(built.bundle.graph_path(kind), folder)
-        graphs = {kind: built.bundle.graphs[kind] for kind in ("step", "clip")}
+        graphs = {kind: built.bundle.graphs[kind] for kind in kinds}
         return replace(built.bundle, folder=folder, graphs=graphs, sha256={})
 
     monkeypatch.setattr(export.bundle, "_float_bundle", ready)
@@ -210,11 +268,52 @@ def test_a_failing_gate_leaves_the_old_bundle(old, checkpoint, data, monkeypatch
         return np.roll(logits, 1, axis=1) if "int8" in session.description else logits
 
     monkeypatch.setattr(export.bundle, "session_clips", worse)
-    with pytest.raises(GateError, match=r"INT8 may lose .* of clip top-1 .* of 13\)"):
+    with pytest.raises(
+        GateError, match=r"INT8 may lose .* of clip top-1 .* of 13\).*refused/report\.html"
+    ):
         build_bundle(checkpoint, data, run / "bundle")
-    assert len(calls) == 2
+    assert len(calls) == 3
+    assert listing(run) == ["bundle", "bundle.refused", "clips.jsonl"]
+    refused = read_report(run / "bundle.refused")
+    assert refused["verdict"]["line"].startswith("Do not ship: INT8 may lose")
+    assert "Do not ship" in (run / "bundle.refused" / "report.html").read_text()
+    shutil.rmtree(run / "bundle.refused")
     assert contents(run) == before
-    assert listing(run) == ["bundle", "clips.jsonl"]
+
+
+def test_a_refused_report_goes_when_an_export_passes(tmp_path):
+    label = np.zeros(500, np.int64)
+    right, wrong = (
+        np.tile(np.array([[3, 0]], np.float32), (500, 1)),
+        np.tile(np.array([[0, 3]], np.float32), (500, 1)),
+    )
+    half, out = HalfCheck(500, 0, 1.0, 1.0, 90.0), tmp_path / "bundle"
+    bad, good = (clip_gate(right, int8, label, None) for int8 in (wrong, right))
+    with pytest.raises(GateError, match=r"INT8 may lose 100\.00% .*bundle\.refused/report\.html"):
+        export.bundle._judged(report_example(), bad, half, 0.005, out)
+    assert not read_report(tmp_path / "bundle.refused")["verdict"]["ships"]
+    drifting = {**report_example(), "drift": stream_example(grows=True)}
+    with pytest.raises(GateError, match="grows along a stream"):
+        export.bundle._judged(drifting, good, half, 0.005, out)
+    assert "grows along" in read_report(tmp_path / "bundle.refused")["verdict"]["line"]
+    passed = export.bundle._judged(report_example(), good, half, 0.005, out)
+    assert passed["gate"]["remarks"] == []
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.usefixtures("float_graphs_at_hand")
+def test_a_half_graph_that_says_something_else(old, checkpoint, data, monkeypatch):
+    run, before = old
+
+    def worse(session, pictures):
+        logits = session_clips(session, pictures)
+        return np.roll(logits, 1, axis=1) if "float16" in session.description else logits
+
+    monkeypatch.setattr(export.bundle, "session_clips", worse)
+    with pytest.raises(GateError, match=r"the float16 graph agrees with float on .* of 13 clips"):
+        build_bundle(checkpoint, data, run / "bundle", allowed_loss=1.0)
+    shutil.rmtree(run / "bundle.refused")
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize(
@@ -222,7 +321,8 @@ def test_a_failing_gate_leaves_the_old_bundle(old, checkpoint, data, monkeypatch
     [
         ("quantise", KeyboardInterrupt()),
         ("write_golden", OSError("disk full")),
-        ("_write_manifest", KeyboardInterrupt()),
+        ("write_report", OSError("disk full")),
+        ("write_manifest", KeyboardInterrupt()),
     ],
 )
 @pytest.mark.usefixtures("float_graphs_at_hand")
@@ -236,7 +336,7 @@ def test_a_failure_anywhere_leaves_the_old_bundle(
 
     monkeypatch.setattr(export.bundle, place, failing)
     if place != "quantise":  # what comes before is proven elsewhere, and slow
-        _skip_to_golden(monkeypatch, built)
+        _skip_to_golden(monkeypatch, built, place)
     with pytest.raises((KeyboardInterrupt, OSError)):
         build_bundle(checkpoint, data, run / "bundle")
     assert contents(run) == before
@@ -244,17 +344,23 @@ def test_a_failure_anywhere_leaves_the_old_bundle(
     load_bundle(run / "bundle")
 
 
-def _skip_to_golden(monkeypatch, built):
+def _skip_to_golden(monkeypatch, built, place):
     def ready(bundle, *_rest, **_options):
         graph = built.bundle.graph("step_int8")
         shutil.copy(built.bundle.folder / graph.file, bundle.folder)
-        parts = {"graph": graph, "to_json": dict}
+        parts = {"graph": graph, "to_json": dict, "recording": Recording({})}
+        parts["float_convs"] = built.report["quantisation"]["sensitivity"]["kept_float"]
         return type("Quantised", (), parts)
 
-    gate = type("Gate", (), {"to_json": lambda _: {}})()
+    gate = half = type("Gate", (), {"to_json": lambda _: {}})()
     monkeypatch.setattr(export.bundle, "quantise", ready)
-    monkeypatch.setattr(export.bundle, "_gate", lambda *_: (gate, []))
-    monkeypatch.setattr(export.bundle, "_accuracies", lambda _: {})
+    monkeypatch.setattr(export.bundle, "_gate", lambda *_: (gate, half, []))
+    monkeypatch.setattr(export.bundle, "_accuracies", lambda *_: {})
+    monkeypatch.setattr(export.bundle, "_long_streams", lambda *_, **__: {})
+    monkeypatch.setattr(export.bundle, "compose", lambda *_: {})
+    monkeypatch.setattr(export.bundle, "_judged", lambda report, *_: report)
+    if place != "write_report":
+        monkeypatch.setattr(export.bundle, "write_report", lambda _, report: report)
 
 
 @pytest.mark.usefixtures("float_graphs_at_hand")
@@ -271,7 +377,7 @@ def test_without_an_old_bundle_a_failure_leaves_nothing(checkpoint, data, tmp_pa
 KILLED = """
 import sys, time
 from pathlib import Path
-from export.bundle import replaced_folder
+from export.bundle_folder import replaced_folder
 with replaced_folder(Path(sys.argv[1])) as folder:
     (folder / "step.onnx").write_text("half")
     print("ready", flush=True)
@@ -418,7 +524,7 @@ def test_a_broken_calibration_video(checkpoint, data, tmp_path, capsys):
     broken.write_bytes(broken.read_bytes()[:2000])
     out = tmp_path / "run" / "bundle"
     assert run_main("--checkpoint", checkpoint, "--data", folder, "--out", out) == 1
-    says(capsys, broken.name)
+    says(capsys, "1 of 1", "calibration clips cannot be read, at most 5% may", broken.name)
     assert listing(tmp_path / "run") == []
 
 
@@ -463,6 +569,8 @@ def test_the_command_ends_with_what_to_do_next(
     assert run_main("--checkpoint", checkpoint, "--data", data, "--out", out) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"bundle {out}; next: make engine, or make stream"
+    assert lines[-2] == f"report {out / 'report.html'}"
+    assert lines[-3].startswith("Ships, by a raised limit: INT8 ")
     assert any(line.startswith("note: 13 clips are too few") for line in lines)
     assert '"clip_top1_int8"' in "".join(lines)
 

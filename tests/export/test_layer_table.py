@@ -76,7 +76,7 @@ def test_the_preflight_says_why_a_convolution_is_in_float(
 
 @pytest.mark.rtx
 def test_what_was_kept_in_float_on_purpose(bundle: Bundle) -> None:
-    report = {"name": "x", "sensitivity": {"kept_float": [CONV]}}
+    report = {"name": "x", "quantisation": {"kept_float": [{"conv": CONV}]}}
     (bundle.folder / "report.json").write_text(json.dumps(report))
     model = qdq_step_graph()
     faults.activation_only(model)

@@ -7,16 +7,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, numpy_helper
 
 import export.to_int8
 from export.build_log import nvidia_build_check
 from export.placement import placement_of
 from export.preflight import preflight
-from export.to_int8 import int8_onnx_from_step, observed_from_step, quantised_weight
+from export.to_int8 import int8_onnx_from_step, int8_step, observed_from_step
 from runtime.errors import ExportError
 from runtime.selftest import sqnr_db
 from tests.export.small import (
@@ -32,39 +29,6 @@ from tests.export.small import (
 )
 
 SHIFTING = ["tsm", "pem-tsm", "tsm-pem"]
-WEIGHTS = arrays(
-    np.float32,
-    st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
-    elements=st.floats(-100, 100, width=32),
-)
-
-
-@settings(deadline=None)
-@given(WEIGHTS)
-def test_weights_are_rounded_per_output_channel(weight):
-    steps, scale = quantised_weight(weight)
-    assert steps.dtype == np.int8
-    assert steps.shape == weight.shape
-    assert scale.dtype == np.float32
-    assert scale.shape == weight.shape[:1]
-    assert np.all(scale > 0)
-    assert steps.min() >= -127
-    back = steps.astype(np.float64) * scale.reshape(-1, 1, 1)
-    limit = 0.5001 * scale.reshape(-1, 1, 1) + 1e-30
-    assert np.all(np.abs(back - weight) <= limit)
-    used = np.abs(weight).reshape(len(weight), -1).max(1) > 1e-30
-    assert np.all(np.abs(steps).reshape(len(weight), -1).max(1)[used] == 127)
-
-
-@pytest.mark.parametrize("dead", [0.0, 1e-44, 1e-38])
-def test_a_dead_channel_becomes_zeros(dead):
-    weight = np.ones((3, 2, 3, 3), np.float32)
-    weight[1] = dead
-    steps, scale = quantised_weight(weight)
-    assert not steps[1].any()
-    assert np.all(np.isfinite(scale))
-    assert np.all(scale > 1e-6)
-    assert np.all(steps[[0, 2]] == 127)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +47,7 @@ def int8(step_of, tmp_path_factory):
 @pytest.mark.parametrize("kind", UNITS)
 def test_preflight_finds_nothing(int8, kind):
     _, path, states = int8(kind)
-    assert preflight(path, states=states, quantised=True) == []
+    assert preflight(path, states=states, precision="int8") == []
 
 
 @pytest.mark.parametrize("kind", UNITS)
@@ -206,6 +170,93 @@ def test_the_float_graph_is_left_as_it_was(step_of, tmp_path):
     before = step.path.read_bytes()
     int8_of(step, tmp_path)
     assert step.path.read_bytes() == before
+
+
+def kept_float(step, tmp_path, names):
+    """The INT8 graph with some convolutions in float."""
+    _, thresholds = measured_thresholds(step, tmp_path)
+    return int8_step(step.proto, step.states, thresholds, float_convs=names)
+
+
+def first_convs(step):
+    """The convolutions behind the shifts of the four blocks."""
+    names = [node.name for node in step.proto.graph.node if node.op_type == "Conv"]
+    return [name for name in names if name.endswith(".0/conv1/Conv")]
+
+
+@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize(
+    "conv",
+    ["backbone/conv1", "layer1.0/conv1", "layer1.0/conv2", "layer2.0/conv1", "layer2.0/downsample"],
+)
+def test_a_convolution_kept_in_float(step_of, tmp_path, kind, conv):
+    step = step_of("tiny", kind)
+    name = next(n.name for n in step.proto.graph.node if n.op_type == "Conv" and conv in n.name)
+    made = kept_float(step, tmp_path, [name])
+    listed = preflight(made.proto, states=made.states, precision="int8", float_convs=[name])
+    assert listed == []
+    unlisted = preflight(made.proto, states=made.states, precision="int8")
+    assert {finding.where for finding in unlisted if finding.check == "conv-weight"} == {name}
+    graph = made.proto.graph
+    node = next(node for node in graph.node if node.name == name)
+    original = next(node for node in step.proto.graph.node if node.name == name)
+    assert list(node.input) == list(original.input)  # neither its weight nor its data is rounded
+    assert made.placement.float_convs == (name,)
+    assert len(made.placement.convs) == 11
+    frames = moving_frames(12, seed=3)
+    expected, _ = run_steps(step.path, step.states, frames, reset_at=(0, 7))
+    got, _ = run_steps(made.proto, made.states, frames, reset_at=(0, 7))
+    assert 15 < sqnr_db(got, expected) < 60
+
+
+def test_a_state_is_float_if_only_a_float_convolution_reads_it(step_of, tmp_path):
+    """Behind a gate the convolution's scale is the state's; without one there is none to take."""
+    step = step_of("tiny", "pem-tsm")
+    convs = first_convs(step)
+    made = kept_float(step, tmp_path, convs[1:3])
+    assert [s.dtype for s in made.states] == ["float32", "int8", "float32", "float32", "int8"]
+    assert set(made.state_scales) == {"state_in_01", "state_in_04"}
+    frames = moving_frames(6, seed=4)
+    _, exact = run_steps(step.path, step.states, frames)
+    _, after = run_steps(made.proto, made.states, frames)
+    for name in ("state_in_02", "state_in_03"):
+        assert sqnr_db(after[-1][name], exact[-1][name]) > 15
+
+
+def test_a_state_cut_from_a_rounded_tensor_stays_int8(step_of, tmp_path):
+    step = step_of("tiny", "tsm")
+    made = kept_float(step, tmp_path, first_convs(step))
+    assert {s.dtype for s in made.states} == {"int8"}
+
+
+def test_float_convolutions_must_exist(step_of, tmp_path):
+    with pytest.raises(ExportError, match="no convolution is called conv9; keep one of"):
+        kept_float(step_of("tiny", "plain"), tmp_path, ["conv9"])
+
+
+def test_given_weights_take_the_place_of_the_nearest(step_of, tmp_path):
+    step = step_of("tiny", "plain")
+    _, thresholds = measured_thresholds(step, tmp_path)
+    conv = next(n for n in step.proto.graph.node if n.op_type == "Conv")
+    shape = next(tuple(t.dims) for t in step.proto.graph.initializer if t.name == conv.input[1])
+    ours = (np.full(shape, 7, np.int8), np.full(shape[0], 0.5, np.float32))
+    made = int8_step(step.proto, step.states, thresholds, rounded={conv.name: ours})
+    constants = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer}
+    assert np.all(constants[f"{conv.input[1]}_int8"] == 7)
+    assert np.all(constants[f"{conv.input[1]}_scale"] == 0.5)
+    others = [n for n in constants if n.endswith("_int8") and n != f"{conv.input[1]}_int8"]
+    assert len(others) == 11
+    assert all(np.abs(constants[name]).max() == 127 for name in others)
+
+
+@pytest.mark.rtx
+def test_nvidias_builder_keeps_the_listed_ones_in_float(step_of, tmp_path):
+    step = step_of("tiny", "pem-tsm")
+    kept = [n.name for n in step.proto.graph.node if n.op_type == "Conv"][3:5]
+    made = kept_float(step, tmp_path, kept)
+    onnx.save(made.proto, str(tmp_path / "kept.onnx"))
+    check = nvidia_build_check(tmp_path / "kept.onnx", expected_int8=made.placement.convs)
+    assert set(check.float_convs) == set(kept)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), None])

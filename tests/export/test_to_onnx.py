@@ -71,7 +71,7 @@ def test_the_contract(step):
         assert state.dtype == "float32"
     assert proto.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert not [node for node in proto.graph.node if node.op_type in ("Loop", "Scan", "If")]
-    assert preflight(step.path, states=step.states, quantised=False) == []
+    assert preflight(step.path, states=step.states, precision="float32") == []
 
 
 def test_states_are_one_tensor_of_vectors_and_a_map_for_every_block(step_of):
@@ -178,7 +178,7 @@ def test_no_node_holds_the_batch_size(step):
 
 @pytest.mark.parametrize("step", [("resnet18", "pem-tsm")], indirect=True, ids="-".join)
 def test_resnet18_at_its_full_width(step):
-    assert preflight(step.path, states=step.states, quantised=False) == []
+    assert preflight(step.path, states=step.states, precision="float32") == []
     frames = moving_frames(3)
     steps, _ = run_steps(step.path, step.states, frames)
     close(steps, torch_clip(step.model, frames))
