@@ -27,14 +27,12 @@ from calib.clip_list import CalibrationClip, write_clip_list
 from export.bundle_folder import CLIPS, replaced_folder, write_manifest
 from export.calibration_bar import CalibrationBar
 from export.calibration_clips import MOST_CLIPS, calibration_clips, comparison
-from export.changed_clips import changed_clips
+from export.checks.preflight import require_clean
 from export.drift import LONG_STEPS, drift_at_export
 from export.gate import ALLOWED_LOSS, GateResult, PairedLoss, clip_gate, paired_loss, require_pass
 from export.golden import camera_frames, golden_frames, write_golden
 from export.half_check import HalfCheck, half_check, require_half_pass, rounded_session
-from export.parity import Parity, compare, model_steps, require_equal, session_clips
-from export.preflight import require_clean
-from export.quantise import (
+from export.int8.quantise import (
     DEFAULT_OPTIONS,
     Int8Options,
     LabelledClips,
@@ -44,10 +42,12 @@ from export.quantise import (
     steps_of,
     with_graph,
 )
-from export.report import PAGE, REFUSED, require_steady
-from export.report_compose import compose
+from export.parity import Parity, compare, model_steps, require_equal, session_clips
+from export.report.changed_clips import changed_clips
+from export.report.compose import compose
+from export.report.verdict import PAGE, REFUSED, require_steady
 from export.report_page import write_report
-from export.state_parts import state_parts
+from export.stream.state_parts import state_parts
 from export.to_fp16 import STEP_FP16, fp16_onnx_from_model
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
 from runtime.artifacts import default_checkpoint, point_latest

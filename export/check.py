@@ -23,19 +23,19 @@ from typing import get_args
 import onnx
 from onnx.external_data_helper import uses_external_data
 
-from export.build_log import BuildCheck, nvidia_build_check
-from export.check_report import MAX_SHOWN, Report, plural, report_lines
-from export.checks import explained, markdown
-from export.graph_view import GraphView, load_graph
-from export.preflight import (
+from export.checks.int8 import float_maps
+from export.checks.named import explained, markdown
+from export.checks.preflight import (
     OLDEST,
     TARGETS,
     Target,
     precision_of,
     preflight,
 )
-from export.preflight_int8 import float_maps
-from export.preflight_step import states_by_name
+from export.checks.report import MAX_SHOWN, Report, plural, report_lines
+from export.checks.step import states_by_name
+from export.engines.build_log import BuildCheck, nvidia_build_check
+from export.graph_view import GraphView, load_graph
 from runtime.bundle import (
     GRAPH_OF,
     MANIFEST,

@@ -22,10 +22,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from export.build_log import nvidia_build_check
-from export.bundle import REPORT
 from export.demo_sheet import draw_contact_sheet
 from export.demo_table import Row, markdown_table, rows_of
+from export.engines.build_log import nvidia_build_check
+from export.report.nvidia import nvidia_part
+from export.report.verdict import REPORT
+from export.report_page import update_report
 from export.step_cost import measure, measure_backbone
 from runtime.artifacts import ARTIFACTS
 from runtime.bundle import Bundle, load_bundle
@@ -35,6 +37,7 @@ from runtime.files import whole_file, write_json
 from runtime.nvidia import find_tensorrt
 from train.data.catalog import load_tape
 from train.live_evaluation import score_tape
+from train.live_events import Event
 
 ROOT = ARTIFACTS.parent
 DATA = ARTIFACTS / "data" / "arrow_of_time"
@@ -134,7 +137,7 @@ def _stream_tape(paths: Paths, results: Path) -> float:
     video = paths.data / "tape" / "tape.mp4"
     return stage(
         str(ROOT / "runtime" / "stream.py"), "--source", str(video), "--headless",
-        "--bundle", str(paths.run / "bundle"), "--log-level", "warning",
+        "--bundle", str(paths.run / "bundle"), "--log-level", "warning", "--precision", "int8",
         "--events", str(results / "events.jsonl"), "--output", str(results / "annotated.mp4"),
     )  # fmt: skip
 
@@ -175,28 +178,36 @@ def build_check(bundle: Bundle) -> dict[str, Any] | None:
     meant = _read(bundle.folder / REPORT)["quantisation"]["int8_convolutions"]
     check = nvidia_build_check(bundle.graph_path("step_int8"), compute_capability="SM86")
     _say(str(check))
-    return {
-        "compute_capability": "SM86",
-        "meant": meant,
-        "int8": len(check.int8_convs),
-        "float": list(check.float_convs),
-        "kernels": check.kernels,
-        "plan_bytes": check.plan_bytes,
-    }
+    part = nvidia_part(check, meant, "SM86")
+    update_report(bundle.folder, nvidia=part)
+    return part
 
 
 def decisions_of(events: Path) -> list[SimpleNamespace]:
     """The decisions of an event log, in order; what live scoring reads of them."""
+    return [SimpleNamespace(**line) for line in _lines_of(events, "decision")]
+
+
+def events_of(events: Path, labels: Sequence[str]) -> list[Event]:
+    """The actions that an event log reports, in order."""
+    return [
+        Event(line["start_s"], line["end_s"], labels.index(line["label"]))
+        for line in _lines_of(events, "action")
+    ]
+
+
+def _lines_of(events: Path, kind: str) -> list[dict[str, Any]]:
     lines = (json.loads(line) for line in events.read_text(encoding="utf-8").splitlines())
-    return [SimpleNamespace(**line) for line in lines if line["type"] == "decision"]
+    return [line for line in lines if line["type"] == kind]
 
 
 def _judge_tape(bundle: Bundle, paths: Paths, results: Path) -> dict[str, Any]:
     """What the real runtime scored on the tape, from its own event log, and the contact sheet."""
     _, truth = load_tape(paths.data, "tape", bundle.labels)
-    decisions = decisions_of(results / "events.jsonl")
+    log = results / "events.jsonl"
+    decisions, events = decisions_of(log), events_of(log, bundle.labels)
     draw_contact_sheet(results / "annotated.mp4", truth, decisions, results / "sheet.png")
-    return score_tape(bundle, decisions, truth).to_json()
+    return score_tape(bundle, decisions, truth, events).to_json()
 
 
 def _bundle_cost(bundle: Bundle) -> dict[str, Any]:

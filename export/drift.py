@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from calib.clip_list import CalibrationClip, read_clip_list
 from export.bundle_folder import CLIPS
-from export.drift_measure import EXPORT_STEPS, measure_drift
-from export.long_stream import stream_clips
-from export.report import PAGE, read_report, require_steady
+from export.report.verdict import PAGE, read_report, require_steady
 from export.report_page import update_report
-from export.state_parts import StatePart, parts_from_json
+from export.stream.drift_measure import EXPORT_STEPS, measure_drift
+from export.stream.long_stream import stream_clips
+from export.stream.state_parts import StatePart, parts_from_json
 from runtime.bundle import Bundle, load_bundle
 from runtime.command import run_command
 from runtime.errors import BundleError

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.decibels import LARGEST_DB
-from export.growth import NUM_BLOCKS
+from export.stream.growth import NUM_BLOCKS
 
 
 def _zeros() -> NDArray[np.float64]:

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from calib.cache import default_cache_dir
 from export.calibration_bar import CalibrationBar
 from export.calibration_clips import MOST_CLIPS, calibration_clips, comparison
-from export.int8_search import BUDGET, Found, Int8Maker, Settings, search
-from export.probe import clip_logits
-from export.quantise import (
+from export.int8.probe import clip_logits
+from export.int8.quantise import (
     STEP_INT8,
     Int8Options,
     int8_maker,
     state_kinds,
 )
-from export.state_sqnr import state_sqnr_db
+from export.int8.search import BUDGET, Found, Int8Maker, Settings, search
+from export.stream.state_sqnr import state_sqnr_db
 from export.to_int8 import write_int8
 from export.to_onnx import step_onnx_from_model
 from runtime.artifacts import default_checkpoint

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle_folder import changed_bundle
-from export.report import (
+from export.report.plots import drift_plot
+from export.report.quantisation import quantisation_sections
+from export.report.table import facts_table, table
+from export.report.verdict import (
     PAGE,
     REPORT,
     STREAMS,
@@ -24,9 +27,6 @@ from export.report import (
     read_report,
     verdict_of,
 )
-from export.report_plots import drift_plot
-from export.report_quantisation import quantisation_sections
-from export.report_table import facts_table, table
 from runtime.bundle import load_bundle
 from runtime.command import run_command
 from runtime.files import whole_file, write_json
@@ -412,7 +412,7 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     parts = {}
     if options.nvidia:
-        from export.report_nvidia import nvidia_part_of
+        from export.report.nvidia import nvidia_part_of
 
         parts["nvidia"] = nvidia_part_of(options.bundle, options.nvidia)
     report = update_report(options.bundle, **parts)

@@ -7,7 +7,6 @@ buffers bound beforehand, so that what is timed is the graph and not Python.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from runtime.bundle import FRAME_INPUT, LOGITS_OUTPUT
 from runtime.errors import ExportError
 from runtime.sessions.base import Logits
+from runtime.sessions.ov import compiled_step, has_openvino, import_openvino
 
 Engine: TypeAlias = Literal["onnxruntime", "openvino"]
 Step: TypeAlias = Callable[[], Logits]
@@ -81,22 +81,11 @@ def _bound(session: Any, binding: Any) -> Step:
 
 
 def _in_openvino(path: Path) -> Step:
-    try:
-        openvino: Any = import_module("openvino")
-    except ImportError as err:
+    if not has_openvino():
         raise ExportError(
             "openvino is not installed; pip install openvino, or --engine onnxruntime"
-        ) from err
-    compiled = openvino.Core().compile_model(
-        str(path),
-        "CPU",
-        {
-            # else "float" may be bfloat16 on a processor that has it
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": "1",
-            "NUM_STREAMS": "1",
-        },
-    )
+        )
+    openvino, compiled = import_openvino(), compiled_step(path, threads=1)
     inputs = {
         i.any_name: _filled(i.any_name, tuple(i.shape), i.element_type.to_dtype())
         for i in compiled.inputs
@@ -118,7 +107,7 @@ def _in_openvino(path: Path) -> Step:
 
 def _requested(request: Any) -> Step:
     def run() -> Logits:
-        request.infer()
+        request.infer(share_outputs=True)
         logits: Logits = request.get_tensor(LOGITS_OUTPUT).data
         return logits
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from export.build_log import nvidia_build_check
+from export.engines.build_log import nvidia_build_check
 from export.step_engines import Engine, Step, step_in
 from export.to_int8 import int8_onnx_from_step, observed_from_step
 from export.to_onnx import step_onnx_from_model

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from export.build_log import convs_by_precision, count_kernels, parse_layers
-from export.engine_jobs import Job, Request, Target, jobs_of, targets_here
-from export.engine_list import list_engines
-from export.layer_table import layer_files, layer_table, write_layers
+from export.engines.build_log import convs_by_precision, count_kernels, parse_layers
+from export.engines.jobs import Job, Request, Target, jobs_of, targets_here
+from export.engines.layer_table import layer_files, layer_table, write_layers
+from export.engines.listing import list_engines
 from runtime.artifacts import default_bundle
 from runtime.build_progress import StderrBar
 from runtime.bundle import GRAPH_OF, Bundle, Precision, load_bundle

@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.placement import Placement, placement_of
-from export.round_weights import Rounded, nearest
+from export.int8.placement import Placement, placement_of
+from export.int8.round_weights import Rounded, nearest
 from export.to_onnx import strip_metadata
 from runtime.bundle import StateSpec
 from runtime.errors import ExportError

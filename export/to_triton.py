@@ -25,8 +25,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from export.bundle_folder import whole_folder
-from export.open_rows import OpenRowsSession
-from export.triton_config import (
+from export.proof.golden import ROWS, judge_run, run_golden
+from export.triton.config import (
     LABELS_FILE,
     PLAN_SERVED,
     Served,
@@ -35,8 +35,8 @@ from export.triton_config import (
     model_name,
     onnx_served,
 )
-from export.triton_readme import readme_text
-from export.verify_golden import ROWS, judge_run, run_golden
+from export.triton.open_rows import OpenRowsSession
+from export.triton.readme import readme_text
 from runtime.artifacts import default_bundle
 from runtime.batch_rows import with_open_rows
 from runtime.bundle import GRAPH_OF, Bundle, Precision, load_bundle, load_golden

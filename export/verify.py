@@ -23,9 +23,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from export.decibels import bounded_db
-from export.to_engine import precisions_of
-from export.verify_cause import Evidence, blind_spots, find_cause
-from export.verify_golden import (
+from export.proof.cause import Evidence, blind_spots, find_cause
+from export.proof.golden import (
     ONE_PHASE,
     ROWS,
     SAME_ROWS,
@@ -36,8 +35,8 @@ from export.verify_golden import (
     judge_run,
     run_golden,
 )
-from export.verify_latency import batch_timing, decision_timings, live_interval_s
-from export.verify_report import (
+from export.proof.latency import batch_timing, decision_timings, live_interval_s
+from export.proof.report import (
     Check,
     Proof,
     Report,
@@ -45,7 +44,8 @@ from export.verify_report import (
     read_report,
     without_folders,
 )
-from export.verify_session import Opener
+from export.proof.session import Opener
+from export.to_engine import precisions_of
 from runtime.artifacts import ARTIFACTS, default_bundle
 from runtime.build_progress import StderrBar
 from runtime.bundle import GRAPH_OF, Bundle, Golden, Precision, load_bundle, load_golden
@@ -64,6 +64,7 @@ from runtime.sessions.cuda_memory import cuda_device
 STEPS = 200
 PACED_STEPS = 60
 ROWS_CHECKED = 2
+CPU_ENGINES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,8 @@ def verify(opener: Opener, precisions: Sequence[Precision], effort: Effort) -> R
 def _facts(backend: Backend) -> Facts:
     """What the device is, with the engine and, where the engine is on it, the GPU."""
     facts = device_facts()
-    if backend == "ort":
-        return facts | {"engine": "ONNX Runtime on the CPU"}
+    if backend in CPU_ENGINES:
+        return facts | {"engine": f"{CPU_ENGINES[backend]} on the CPU"}
     trt, device = find_tensorrt((backend,)), cuda_device()
     facts["engine"] = backend if trt is None else library_version(trt)
     if device is not None:
@@ -307,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an earlier report: fail where p95 is 1.3 times",
     )
     parser.add_argument("--engine-dir", type=Path, help=f"({default_engine_dir()})")
-    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime")
+    parser.add_argument("--threads", type=int, help="threads of a step on the CPU")
     return parser
 
 

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.checks import markdown
+from export.checks.named import markdown
 from export.graph_view import DEQUANTISE, QUANTISE, GraphIndex
 from runtime.bundle import Precision
 

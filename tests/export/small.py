@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from export.placement import Placement
+from export.int8.placement import Placement
 from export.to_int8 import int8_onnx_from_step, observed_from_step
 from export.to_onnx import step_onnx_from_model
 from runtime.bundle import FRAME_INPUT, LOGITS_OUTPUT, RESET_INPUT, StateSpec

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.build_log import check_messages, conv_node_names, parse_layers
-from export.checks import BY_NAME, CHECKS
-from export.preflight import preflight, require_clean
+from export.checks.named import BY_NAME, CHECKS
+from export.checks.preflight import preflight, require_clean
+from export.engines.build_log import check_messages, conv_node_names, parse_layers
 from export.to_fp16 import fp16_onnx_from_model
 from runtime.errors import EngineError, ExportError
 from runtime.nvidia import find_tensorrt

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.bias_correction import with_corrected_biases
-from export.conv_stats import conv_stats
-from export.probe import observed, probe_of
+from export.int8.bias_correction import with_corrected_biases
+from export.int8.conv_stats import conv_stats
+from export.int8.probe import observed, probe_of
 from export.to_int8 import int8_step
 from tests.export.small import measured_thresholds, moving_frames
 

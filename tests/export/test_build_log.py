@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.build_log import (
+from export.engines.build_log import (
     BuildCheck,
     check_messages,
     conv_node_names,

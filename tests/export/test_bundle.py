@@ -21,12 +21,12 @@ from calib.recording import Recording
 from export.bundle import build_bundle, clip_graph_logits, main
 from export.bundle_folder import replaced_folder
 from export.calibration_clips import calibration_clips, comparison
+from export.checks.preflight import preflight
 from export.gate import clip_gate
 from export.half_check import HalfCheck, half_check, rounded_session
+from export.int8.quantise import reference_session, steps_of
 from export.parity import compare, session_clips
-from export.preflight import preflight
-from export.quantise import reference_session, steps_of
-from export.report import read_report
+from export.report.verdict import read_report
 from runtime.bundle import load_bundle, load_golden
 from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError, ExportError, GateError

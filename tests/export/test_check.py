@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.check import main
-from export.checks import CHECKS, markdown
+from export.checks.named import CHECKS, markdown
+from export.checks.step import states_by_name
 from export.graph_view import load_graph
-from export.preflight_step import states_by_name
 from runtime.command import run_command
 from runtime.files import sha256_of
 from tests.export.bad_graphs import activation_only, local_path, weight_only

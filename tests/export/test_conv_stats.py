@@ -8,9 +8,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
-import export.conv_stats
-from export.conv_stats import conv_stats
-from export.probe import Probe
+import export.int8.conv_stats
+from export.int8.conv_stats import conv_stats
+from export.int8.probe import Probe
 
 
 def conv_graph(weight, *, groups=1, stride=1, pads=(0, 0, 0, 0)):
@@ -42,7 +42,7 @@ def moments_of(graph, frames):
     ],
 )
 def test_moments_and_means(shape, groups, stride, pads, monkeypatch):
-    monkeypatch.setattr(export.conv_stats, "POSITIONS", 1000)  # all of them
+    monkeypatch.setattr(export.int8.conv_stats, "POSITIONS", 1000)  # all of them
     rng = np.random.default_rng(0)
     weight = rng.normal(size=shape).astype(np.float32)
     x = rng.normal(size=(10, 4, 9, 8)).astype(np.float32)
@@ -61,16 +61,16 @@ def test_moments_and_means(shape, groups, stride, pads, monkeypatch):
 def test_a_sample_of_positions_is_like_all_of_them(monkeypatch):
     weight = np.ones((1, 4, 3, 3), np.float32)
     x = np.random.default_rng(1).normal(1, 1, (64, 4, 9, 8)).astype(np.float32)
-    monkeypatch.setattr(export.conv_stats, "POSITIONS", 12)
+    monkeypatch.setattr(export.int8.conv_stats, "POSITIONS", 12)
     few = moments_of(conv_graph(weight), x)
-    monkeypatch.setattr(export.conv_stats, "POSITIONS", 1000)
+    monkeypatch.setattr(export.int8.conv_stats, "POSITIONS", 1000)
     every = moments_of(conv_graph(weight), x)
     np.testing.assert_allclose(few, every, atol=0.25)
     assert not np.array_equal(few, every)
 
 
 def test_large_patches_have_no_moments(monkeypatch):
-    monkeypatch.setattr(export.conv_stats, "LARGEST_PATCH", 35)
+    monkeypatch.setattr(export.int8.conv_stats, "LARGEST_PATCH", 35)
     x = np.ones((2, 4, 9, 8), np.float32)
     weight = np.ones((1, 4, 3, 3), np.float32)
     found = conv_stats(conv_graph(weight), Probe({"frame": x}, np.zeros((2, 1), np.float32)))["c"]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from export.demo import _require_reached, build_check, decisions_of, stage
+from export.demo import _require_reached, build_check, decisions_of, events_of, stage
 from export.demo_sheet import draw_contact_sheet
 from export.demo_table import markdown_table, rows_of
 from export.step_cost import measure
@@ -16,10 +16,15 @@ from runtime.errors import ExportError, GateError
 from tests.mini_bundle import write_mini_bundle
 from train.data.truth import Segment
 from train.data.video_file import write_h264
+from train.live_events import Event
 
 COST = {"name": "x", "ratio": 0.1, "ratio_low": 0.09, "ratio_high": 0.2}
 FACTS: dict[str, Any] = {
-    "evaluation": {"clip_top1": 0.99, "order_control": 0.98, "live": {"live_top1": 0.97}},
+    "evaluation": {
+        "clip_top1": 0.99,
+        "order_control": 0.98,
+        "live": {"live_top1": 0.97, "plain_event_f1": 0.5},
+    },
     "control": {"order_control": 0.5},
     "report": {
         "gate": {"clips": {"loss": 0.001}, "agreement": 0.998},
@@ -119,6 +124,15 @@ def test_decisions_are_read_from_the_event_log(tmp_path):
     log = tmp_path / "events.jsonl"
     log.write_text('{"type": "start"}\n{"type": "decision", "index": 2, "stream_time_s": 1.5}\n')
     assert [(d.index, d.stream_time_s) for d in decisions_of(log)] == [(2, 1.5)]
+
+
+def test_events_are_those_that_the_runtime_reported(tmp_path):
+    log = tmp_path / "events.jsonl"
+    log.write_text(
+        '{"type": "action_start", "label": "fall", "start_s": 1.0}\n'
+        '{"type": "action", "label": "fall", "start_s": 1.0, "end_s": 2.5}\n'
+    )
+    assert events_of(log, ("rise", "fall")) == [Event(1.0, 2.5, 1)]
 
 
 def test_step_cost_is_a_ratio_of_pairs(tmp_path):

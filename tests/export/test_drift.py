@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import export.drift
 from export.drift import drift_of_bundle, main
-from export.drift_measure import measure_drift
-from export.long_stream import NUM_PARTS
-from export.report import read_report
-from export.state_math import exact_state_math
-from export.state_parts import parts_from_json, state_parts
+from export.report.verdict import read_report
+from export.stream.drift_measure import measure_drift
+from export.stream.long_stream import NUM_PARTS
+from export.stream.state_math import exact_state_math
+from export.stream.state_parts import parts_from_json, state_parts
 from runtime.bundle import Bundle, GraphKind, GraphSpec, StateSpec, load_bundle
 from runtime.command import run_command
 from runtime.errors import ExportError

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from export.preflight import preflight
+from export.checks.preflight import preflight
 from export.step_graph import StepGraph
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
 from runtime.errors import ExportError

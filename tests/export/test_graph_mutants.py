@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
+from export.checks.preflight import preflight
 from export.golden import GOLDEN_STEPS, RESET_AT
 from export.graph_view import DEQUANTISE, QUANTISE, GraphIndex
-from export.preflight import preflight
 from runtime.errors import SessionError
 from runtime.selftest import check_logits
 from tests.export.small import int8_of, moving_frames, run_steps

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.growth import BOUND, NUM_BLOCKS, growth_of
+from export.stream.growth import BOUND, NUM_BLOCKS, growth_of
 
 STEPS = 1000
 seeds = st.integers(0, 2**31)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from export.int8_search import GOAL_DB, METHODS, Settings, search
+from export.int8.search import GOAL_DB, METHODS, Settings, search
+from export.int8.sensitivity import LayerSensitivity
 from export.parity import Parity
-from export.sensitivity import LayerSensitivity
 
 
 def parity(sqnr_db, same_top1=1.0):

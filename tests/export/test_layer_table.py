@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.layer_table import LayerTable, layer_files, layer_table, write_layers
+from export.engines.layer_table import LayerTable, layer_files, layer_table, write_layers
 from runtime.bundle import Bundle, Precision
 from runtime.nvidia import LogMessage, find_tensorrt
 from runtime.plan import BuiltPlan, build_plan
@@ -116,7 +116,7 @@ def test_half_a_quantisation_is_named(
         f" Constants: [ {{ Name: w, Datatype: {weight} }}], Outputs: [ {{ Name: o, Datatype: Float "
         "}], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: /c/Conv]"
     )
-    monkeypatch.setattr("export.layer_table._graph_facts", lambda _: (("/c/Conv",), {}))
+    monkeypatch.setattr("export.engines.layer_table._graph_facts", lambda _: (("/c/Conv",), {}))
     (row,) = _recorded(bundle, line).rows
     assert row.why.startswith(why)
 
@@ -125,7 +125,7 @@ def test_a_convolution_without_a_layer_of_its_own(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convs = ("/a/Conv", "/fc/Gemm", "/gone/Conv")
-    monkeypatch.setattr("export.layer_table._graph_facts", lambda _: (convs, {}))
+    monkeypatch.setattr("export.engines.layer_table._graph_facts", lambda _: (convs, {}))
     rows = {row.conv: row for row in _recorded(bundle).rows if row.conv}
     assert rows["/fc/Gemm"].kind == rows["/gone/Conv"].kind == "merged"
     assert rows["/fc/Gemm"].why == "merged into gemm /fc/Gemm_myl0_3"

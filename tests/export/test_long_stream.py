@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib.clip_list import read_clip_list
-from export.long_stream import MOST_PICTURES, NUM_PARTS, stream_clips, stream_of
+from export.stream.long_stream import MOST_PICTURES, NUM_PARTS, stream_clips, stream_of
 from runtime.errors import DataError
 
 

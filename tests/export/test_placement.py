@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.graph_view import GraphIndex
-from export.placement import placement_of, shortcut_of
+from export.int8.placement import placement_of, shortcut_of
 from runtime.bundle import StateSpec
 from runtime.errors import ExportError
 from tests.export.small import UNITS

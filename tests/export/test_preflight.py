@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.checks import Finding
+from export.checks.int8 import FloatMap, float_maps
+from export.checks.named import Finding
+from export.checks.preflight import Target, preflight, require_clean
+from export.checks.step import states_by_name
 from export.graph_view import load_graph
-from export.preflight import Target, preflight, require_clean
-from export.preflight_int8 import FloatMap, float_maps
-from export.preflight_step import states_by_name
 from runtime.bundle import StateSpec
 from runtime.errors import ExportError
 from tests.export.bad_graphs import activation_only, weight_only
@@ -137,7 +137,7 @@ def test_shapes_that_contradict_each_other() -> None:
 
 
 def test_a_finding_has_a_check_that_exists() -> None:
-    with pytest.raises(ValueError, match="export/checks.py, got 'made-up'"):
+    with pytest.raises(ValueError, match="export/checks/named.py, got 'made-up'"):
         Finding("made-up", "x", "y")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import export.probe
-from export.probe import clip_logits, logits_of, observed, probe_of, unrolled
+import export.int8.probe
+from export.int8.probe import clip_logits, logits_of, observed, probe_of, unrolled
 from tests.export.small import moving_frames, run_steps
 
 STEPS = 11  # no multiple of the rows of a run
@@ -65,7 +65,7 @@ def test_thinned_rows_belong_together(step, probe):
 
 
 def test_clips_start_from_zero_and_end_in_their_mean(step, monkeypatch):
-    monkeypatch.setattr(export.probe, "CLIPS", 2)  # and one is left
+    monkeypatch.setattr(export.int8.probe, "CLIPS", 2)  # and one is left
     pictures = moving_frames(12, seed=9).reshape(3, 4, 32, 40, 3)
     expected = [run_steps(step.path, step.states, clip)[0].mean(0) for clip in pictures]
     found = clip_logits(step.proto, step.states, pictures)

@@ -10,12 +10,11 @@ import onnx
 import pytest
 
 import calib.record
-import export.int8_search
-import export.quantise
+import export.int8.quantise
+import export.int8.search
 from calib.clip_list import read_clip_list
-from export.parity import compare
-from export.preflight import preflight
-from export.quantise import (
+from export.checks.preflight import preflight
+from export.int8.quantise import (
     Int8Options,
     LabelledClips,
     Quantised,
@@ -23,6 +22,7 @@ from export.quantise import (
     steps_of,
     with_graph,
 )
+from export.parity import compare
 from runtime.bundle import Bundle, load_golden
 from runtime.errors import DataError
 from runtime.sessions.ort import OrtStepSession
@@ -107,7 +107,7 @@ def test_the_report_says_what_was_done(run):
 
 
 def test_convolutions_stay_float_within_the_budget(bundle, clips, stream, monkeypatch):
-    monkeypatch.setattr(export.int8_search, "GOAL_DB", 100.0)
+    monkeypatch.setattr(export.int8.search, "GOAL_DB", 100.0)
     found = quantise(bundle, clips, *stream, budget=0.1)
     kept = found.to_json()["kept_float"]
     assert kept
@@ -150,7 +150,7 @@ def test_int8_runs_as_a_session_of_the_bundle(run, stream):
 
 def test_scales_come_from_the_clips(bundle, clips, stream, monkeypatch):
     """Calibrating on darker clips gives smaller scales: the recording is used."""
-    monkeypatch.setattr(export.int8_search, "METHODS", ("minmax",))
+    monkeypatch.setattr(export.int8.search, "METHODS", ("minmax",))
     real = calib.record.record
 
     def scales(found):
@@ -169,7 +169,7 @@ def test_scales_come_from_the_clips(bundle, clips, stream, monkeypatch):
             histogram.largest /= 2
         return recording
 
-    monkeypatch.setattr(export.quantise, "record", dimmed)
+    monkeypatch.setattr(export.int8.quantise, "record", dimmed)
     dark = scales(quantise(bundle, clips, *stream, budget=0))
     assert len(bright) > 12
     assert all(dark[name] == pytest.approx(bright[name] / 2) for name in bright)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.changed_clips import MOST_CLIPS, changed_clips
-from export.report import REPORT, read_report, require_steady, verdict_of
-from export.report_compose import compose, wilson
+from export.report.changed_clips import MOST_CLIPS, changed_clips
+from export.report.compose import compose, wilson
+from export.report.verdict import REPORT, read_report, require_steady, verdict_of
 from runtime.errors import ExportError, GateError
 from runtime.sampling import SamplingContract
 from tests.export.report_example import gate_example, report_example, stream_example

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-import export.report_nvidia
-from export.build_log import BuildCheck
+import export.report.nvidia
 from export.bundle_folder import changed_bundle, write_manifest
-from export.report import PAGE, REPORT, verdict_of
+from export.engines.build_log import BuildCheck
+from export.report.verdict import PAGE, REPORT, verdict_of
 from export.report_page import main, page_of, update_report, write_report
 from runtime.bundle import load_bundle
 from runtime.command import run_command
@@ -233,7 +233,7 @@ def test_nvidias_numbers_get_in(bundle, monkeypatch):
         asked.append((path.name, compute_capability))
         return check
 
-    monkeypatch.setattr(export.report_nvidia, "nvidia_build_check", build)
+    monkeypatch.setattr(export.report.nvidia, "nvidia_build_check", build)
     assert run_command(lambda: main([str(bundle.folder), "--nvidia", "SM87"])) == 0
     assert asked == [("step.int8.onnx", "SM87")]
     told = "".join(read((bundle.folder / PAGE).read_text()).text)

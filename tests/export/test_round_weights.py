@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import export.round_weights
-from export.round_weights import least_error, nearest
+import export.int8.round_weights
+from export.int8.round_weights import least_error, nearest
 
 WEIGHTS = arrays(
     np.float32,
@@ -82,7 +82,7 @@ def test_blocks_are_only_faster(monkeypatch):
     seen = never_negative(1, 150)
     moments = np.stack([each.T @ each / len(each) for each in seen])
     found = least_error(weight, moments)[0]
-    monkeypatch.setattr(export.round_weights, "BLOCK", 1000)
+    monkeypatch.setattr(export.int8.round_weights, "BLOCK", 1000)
     assert np.array_equal(found, least_error(weight, moments)[0])
 
 

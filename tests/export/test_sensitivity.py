@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.probe import probe_of
-from export.round_weights import nearest
-from export.sensitivity import AloneInInt8, macs_shares, sensitivities, with_top1_loss
+from export.int8.probe import probe_of
+from export.int8.round_weights import nearest
+from export.int8.sensitivity import AloneInInt8, macs_shares, sensitivities, with_top1_loss
 from export.to_int8 import scales_of
 from tests.export.small import measured_thresholds, moving_frames, run_steps
 

@@ -267,7 +267,7 @@ def test_a_gpu_whose_tensorrt_is_not_seen(
 ) -> None:
     """It never falls to the CPU by itself."""
     install(monkeypatch)
-    monkeypatch.setattr("export.engine_jobs.has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr("export.engines.jobs.has_nvidia_gpu", lambda: True)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     assert _run(bundle, tmp_path) == 1

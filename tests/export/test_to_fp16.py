@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from export.build_log import nvidia_build_check
+from export.checks.preflight import preflight
+from export.engines.build_log import nvidia_build_check
 from export.graph_view import GraphView
 from export.half_check import rounded_graph
 from export.parity import compare, model_steps
-from export.preflight import preflight
 from export.to_fp16 import fold_batch_norms, fp16_onnx_from_model, half_model
 from export.to_onnx import step_onnx_from_model
 from runtime.errors import ExportError

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import export.to_int8
-from export.build_log import nvidia_build_check
-from export.placement import placement_of
-from export.preflight import preflight
+from export.checks.preflight import preflight
+from export.engines.build_log import nvidia_build_check
+from export.int8.placement import placement_of
 from export.to_int8 import int8_onnx_from_step, int8_step, observed_from_step
 from runtime.errors import ExportError
 from runtime.selftest import sqnr_db

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.preflight import preflight
+from export.checks.preflight import preflight
 from export.to_onnx import clip_onnx_from_model, finished, step_onnx_from_model
 from runtime.errors import ExportError
 from tests.export.small import (

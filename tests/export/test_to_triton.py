@@ -21,8 +21,8 @@ from onnx import TensorProto
 import export.to_triton
 from export.to_fp16 import fp16_onnx_from_model
 from export.to_triton import main
-from export.triton_config import labels_text, model_name, require_sorted
-from export.triton_readme import client_code
+from export.triton.config import labels_text, model_name, require_sorted
+from export.triton.readme import client_code
 from runtime.batch_rows import with_open_rows
 from runtime.bundle import GRAPH_OF, Bundle, GraphSpec, Precision, StateSpec, load_bundle
 from runtime.command import run_command

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import export.proof.session
 import export.verify
-import export.verify_session
+from export.proof.golden import check_camera_pictures
+from export.proof.report import compare_reports, without_folders
 from export.verify import default_out, main
-from export.verify_golden import check_camera_pictures
-from export.verify_report import compare_reports, without_folders
 from runtime.bundle import GOLDEN, MANIFEST, Bundle, load_bundle, load_golden
 from runtime.command import run_command
 from runtime.preprocess import fit_picture
@@ -114,7 +114,7 @@ def test_a_wrong_engine_is_reported_whole(run, monkeypatch):
         session = OrtStepSession(bundle, precision, phases, threads)
         return ForgetfulSession(session) if precision == "float32" else session
 
-    monkeypatch.setattr(export.verify_session, "OrtStepSession", spoilt)
+    monkeypatch.setattr(export.proof.session, "OrtStepSession", spoilt)
     status, said, error, report = run(*QUICK)
     assert status == 1
     assert error.startswith(
@@ -138,7 +138,7 @@ def test_logits_that_are_no_numbers_fit_into_json(run, monkeypatch):
             return super().step(phase, frames, reset) * np.float32("nan")
 
     monkeypatch.setattr(
-        export.verify_session, "OrtStepSession", lambda *args: Broken(OrtStepSession(*args))
+        export.proof.session, "OrtStepSession", lambda *args: Broken(OrtStepSession(*args))
     )
     status, _, error, report = run(*UNTIMED, "--precision", "int8")
     assert status == 1

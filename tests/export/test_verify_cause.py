@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from export.proof.golden import ONE_PHASE, ROWS, SAME_ROWS, TWO_PHASES, Visit, run_golden
+from export.proof.session import Opener, stamped_bundle
 from export.verify import Case
-from export.verify_golden import ONE_PHASE, ROWS, SAME_ROWS, TWO_PHASES, Visit, run_golden
-from export.verify_session import Opener, stamped_bundle
 from runtime.bundle import FRAME_INPUT, GRAPH_OF, load_golden
 from runtime.sessions.ort import OrtStepSession
 from tests.export.real_bundle import swapped_states, write_real_bundle

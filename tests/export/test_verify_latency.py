@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from export.verify_latency import (
+from export.proof.latency import (
     BACK_TO_BACK,
     PACED,
     PACED_WARMUP_STEPS,
@@ -16,7 +16,7 @@ from export.verify_latency import (
     decision_timings,
     live_interval_s,
 )
-from export.verify_session import stamped_bundle
+from export.proof.session import stamped_bundle
 from runtime.errors import SessionError
 from runtime.sessions.ort import OrtStepSession
 from tests.mini_bundle import write_mini_bundle

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 import onnx
 from onnx import TensorProto
 
-from export.checks import Finding, found
+from export.checks.named import Finding, found
 from export.graph_view import GraphView, label
 from runtime.bundle import StateSpec
 

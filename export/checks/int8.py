@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.checks import Finding, found
+from export.checks.named import Finding, found
 from export.graph_view import DEQUANTISE, QUANTISE, GraphView, attribute, label, scale_of
 from runtime.bundle import StateSpec
 

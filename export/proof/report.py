@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from export.decibels import LARGEST_DB
-from export.verify_golden import BadStep, PictureCheck
-from export.verify_latency import Timing
+from export.proof.golden import BadStep, PictureCheck
+from export.proof.latency import Timing
 from runtime.device_facts import Facts
 from runtime.errors import BundleError
 
@@ -28,7 +28,7 @@ class Check:
     """One way of running the golden sequence.
 
     Attributes:
-        name: Which way, see `export.verify_golden`.
+        name: Which way, see `export.proof.golden`.
         steps: Logits that were compared.
         sqnr_db: SQNR to the stored logits of this precision; 999 where all are equal.
         needed_db: The least that passes.
@@ -57,7 +57,7 @@ class Proof:
         engine: Engine, version, device, for people.
         checks: What was checked; it ends with the first that failed.
         timings: Latency.
-        blind_to: Faults that the golden sequence would not show; see `export.verify_cause`.
+        blind_to: Faults that the golden sequence would not show; see `export.proof.cause`.
         error: Why there is no engine or no answer; empty where there is.
     """
 

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from calib.histogram import Histogram
 from calib.thresholds import THRESHOLDS, choose_per_tensor
-from export.bias_correction import with_corrected_biases
-from export.conv_stats import ConvStats, conv_stats
+from export.int8.bias_correction import with_corrected_biases
+from export.int8.conv_stats import ConvStats, conv_stats
+from export.int8.placement import Placement, placement_of
+from export.int8.probe import Probe, unrolled
+from export.int8.round_weights import Rounded, least_error
+from export.int8.sensitivity import AloneInInt8, LayerSensitivity, sensitivities
 from export.parity import Parity, compare
-from export.placement import Placement, placement_of
-from export.probe import Probe, unrolled
-from export.round_weights import Rounded, least_error
-from export.sensitivity import AloneInInt8, LayerSensitivity, sensitivities
 from export.to_int8 import Int8Step, int8_step, scales_of
 from runtime.bundle import StateSpec
 from runtime.sessions.base import Logits

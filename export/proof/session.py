@@ -19,6 +19,7 @@ from runtime.sessions.base import StepSession
 from runtime.sessions.choose import Backend
 from runtime.sessions.cuda_memory import cuda_device
 from runtime.sessions.ort import OrtStepSession
+from runtime.sessions.ov import OvStepSession
 from runtime.sessions.trt import TrtStepSession
 
 
@@ -30,7 +31,7 @@ class Opener:
         bundle: The bundle.
         backend: What runs it.
         engine_dir: Where engines are kept; the user's cache folder where it is None.
-        threads: Threads of ONNX Runtime; its own choice where it is None.
+        threads: Threads of a step on the CPU; the engine's own choice where it is None.
     """
 
     bundle: Bundle
@@ -56,6 +57,12 @@ class Opener:
             with (
                 stamped_bundle(self.bundle, precision, rows) as stamped,
                 OrtStepSession(stamped, precision, phases, self.threads) as session,
+            ):
+                yield session
+        elif self.backend == "openvino":
+            with (
+                stamped_bundle(self.bundle, precision, rows) as stamped,
+                OvStepSession(stamped, precision, phases, self.threads) as session,
             ):
                 yield session
         else:

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from export.decibels import bounded_db
 from export.graph_view import DEQUANTISE, QUANTISE, GraphView
-from export.probe import Probe, clip_logits, logits_of
-from export.round_weights import Rounded, nearest
+from export.int8.probe import Probe, clip_logits, logits_of
+from export.int8.round_weights import Rounded, nearest
 from runtime.bundle import StateSpec
 
 # accuracy is measured for so many layers only: it takes all clips for each

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from export.report import REPORT_SCHEMA
+from export.report.verdict import REPORT_SCHEMA
 from runtime.bundle import Bundle
 from runtime.machine import measured_on
 from train.checkpoint import Facts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from export.build_log import BuildCheck, nvidia_build_check
-from export.report import read_report
+from export.engines.build_log import BuildCheck, nvidia_build_check
+from export.report.verdict import read_report
 from runtime.bundle import load_bundle
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from calib.clip_list import CalibrationClip
 from calib.record import clip_pictures, no_news, record
 from calib.recording import Recording
-from export.int8_search import BUDGET, Found, Int8Maker, search
+from export.int8.placement import MAP_RANK, Placement
+from export.int8.probe import Probe, probe_of
+from export.int8.search import BUDGET, Found, Int8Maker, search
+from export.int8.sensitivity import LayerSensitivity, with_top1_loss
 from export.parity import session_steps
-from export.placement import MAP_RANK, Placement
-from export.probe import Probe, probe_of
-from export.sensitivity import LayerSensitivity, with_top1_loss
-from export.state_sqnr import state_sqnr_db
+from export.stream.state_sqnr import state_sqnr_db
 from export.to_int8 import observed_from_step, write_int8
 from runtime.bundle import Bundle, GraphSpec
 from runtime.errors import DataError, SourceError

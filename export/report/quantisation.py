@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from export.report_plots import sensitivity_plot
-from export.report_table import facts_table, table
+from export.report.plots import sensitivity_plot
+from export.report.table import facts_table, table
 from train.page import picture_pair
 
 MOST_LAYERS = 10

@@ -19,8 +19,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.conv_stats import ConvStats
-from export.probe import session_of, with_rows
+from export.int8.conv_stats import ConvStats
+from export.int8.probe import session_of, with_rows
 
 
 def with_corrected_biases(

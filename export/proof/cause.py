@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from export.verify_golden import (
+from export.proof.golden import (
     LONGEST_SHIFT_PX,
     ONE_PHASE,
     ROWS,

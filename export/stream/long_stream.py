@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calib.clip_list import CalibrationClip
 from calib.record import clip_pictures
-from export.growth import NUM_BLOCKS
+from export.stream.growth import NUM_BLOCKS
 from runtime.errors import DataError, SourceError
 from runtime.preprocess import Picture, PictureRule
 from runtime.sampling import SamplingContract

@@ -1,6 +1,6 @@
 """The layer table of an engine: what runs on INT8, what does not, and why.
 
-It is read from NVIDIA's build log (`export.build_log`), and explained by the graph: what the
+It is read from NVIDIA's build log (`export.engines.build_log`), and explained by the graph: what the
 preflight finds at a convolution, and what the export kept in float on purpose. Written beside an
 engine as `NAME.layers.json` for programs and `NAME.layers.md` for people.
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from export.build_log import EngineLayer, convs_by_precision, count_kernels, parse_layers
+from export.engines.build_log import EngineLayer, convs_by_precision, count_kernels, parse_layers
 from runtime.bundle import GRAPH_OF, Bundle, Precision
 from runtime.files import whole_file, write_json
 from runtime.plan import BuiltPlan
@@ -259,8 +259,8 @@ def _graph_facts(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     Raises:
         ModuleNotFoundError: `onnx` is not installed.
     """
-    from export.build_log import conv_node_names
-    from export.preflight import preflight
+    from export.checks.preflight import preflight
+    from export.engines.build_log import conv_node_names
 
     convs = conv_node_names(path)
     found: dict[str, list[str]] = {}

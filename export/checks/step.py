@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from export.checks import Finding, found
+from export.checks.named import Finding, found
 from export.graph_view import DEQUANTISE, GraphView, label
 from runtime.bundle import CLIP_INPUT, FRAME_INPUT, LOGITS_OUTPUT, RESET_INPUT, StateSpec
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.triton_config import LABELS_FILE, Served, idle_us, model_name
+from export.triton.config import LABELS_FILE, Served, idle_us, model_name
 from runtime.bundle import Bundle, Precision
 from runtime.preprocess import PAD_RGB, PictureRule
 from runtime.sampling import default_phases

@@ -1,7 +1,7 @@
 """Static checks of a graph before NVIDIA's builder sees it; `python -m export.check` runs them.
 
 Each check was seen failing, or worse, passing with wrong results, in a real builder. The builder's
-own messages name internals; these name the fix. `export/checks.py` says what each looks for.
+own messages name internals; these name the fix. `export/checks/named.py` says what each looks for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any, Literal, TypeAlias
 import onnx
 from onnx import TensorProto
 
-from export.checks import Finding, found
+from export.checks.fp16 import fp16_findings
+from export.checks.int8 import int8_findings
+from export.checks.named import Finding, found
+from export.checks.step import states_by_name, step_findings
 from export.graph_view import (
     DEQUANTISE,
     QUANTISE,
@@ -25,9 +28,6 @@ from export.graph_view import (
     label,
     load_graph,
 )
-from export.preflight_fp16 import fp16_findings
-from export.preflight_int8 import int8_findings
-from export.preflight_step import states_by_name, step_findings
 from runtime.bundle import (
     FRAME_INPUT,
     RESET_INPUT,

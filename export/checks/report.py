@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.build_log import BuildCheck
-from export.checks import CHECKS, SEVERITIES, Finding, Severity
-from export.preflight_int8 import FloatMap
+from export.checks.int8 import FloatMap
+from export.checks.named import CHECKS, SEVERITIES, Finding, Severity
+from export.engines.build_log import BuildCheck
 from runtime.bundle import Precision
 
 MAX_SHOWN = 8  # findings of one check; --all shows the rest

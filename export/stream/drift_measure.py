@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from calib.record import no_news
 from export.graph_run import GraphRun, Values
-from export.growth import growth_of
-from export.long_stream import LongStream, stream_of
 from export.noise import Noise
-from export.state_math import ExactStateMath, exact_state_math
-from export.state_parts import StatePart
+from export.stream.growth import growth_of
+from export.stream.long_stream import LongStream, stream_of
+from export.stream.state_math import ExactStateMath, exact_state_math
+from export.stream.state_parts import StatePart
 from runtime.bundle import LOGITS_OUTPUT, Bundle
 from runtime.errors import ExportError
 from runtime.machine import measured_on

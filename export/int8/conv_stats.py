@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.graph_view import attribute
-from export.probe import Probe, observed
+from export.int8.probe import Probe, observed
 
 # output positions of a picture whose receptive fields are looked at
 POSITIONS = 48

@@ -114,7 +114,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.check not in BY_NAME:
-            raise ValueError(f"check must be a name in export/checks.py, got {self.check!r}")
+            raise ValueError(f"check must be a name in export/checks/named.py, got {self.check!r}")
 
     @property
     def severity(self) -> Severity:
