@@ -3,11 +3,13 @@
     python -m export.step_cost --bundle artifacts/latest/bundle
     python -m export.step_cost --backbone resnet18 --size 112
     python -m export.step_cost --ratios resnet18:224 resnet50:224 --json step-graph.json
+    python -m export.step_cost --sessions resnet18:112 --json sessions.json
 
 Step against clip: both graphs run in ONNX Runtime on one thread in turn, step, clip, step, clip, …;
 the ratio is taken pair by pair, so that a machine whose speed drifts does not matter. `--ratios`:
 one step of TDRL and of the plain backbone, float and INT8, in ONNX Runtime and OpenVINO
-(step_ratios.py); kernels in NVIDIA's build where `tensorrt_rtx` is installed.
+(step_ratios.py); kernels in NVIDIA's build where `tensorrt_rtx` is installed. `--sessions`: the
+runtime's sessions on a CPU against one another, on a bundle and these backbones (session_cost.py).
 """
 
 from __future__ import annotations
@@ -152,6 +154,38 @@ def measure_ratios(
     }
 
 
+def measure_sessions(
+    bundles: Sequence[Path], cases: Sequence[tuple[str, int]], *, rounds: int
+) -> dict[str, Any]:
+    """Time the runtime's sessions on a CPU against one another.
+
+    Args:
+        bundles: Bundle folders.
+        cases: Backbones and sizes.
+        rounds: Rounds, >= 1.
+
+    Returns:
+        The numbers for a report, a table for people (`markdown`) among them.
+
+    Raises:
+        BundleError: A bundle cannot be used.
+        SessionError: An engine is not installed.
+    """
+    from export.session_cost import as_markdown, backbone_bundle, session_costs
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = [load_bundle(path) for path in bundles]
+        made = [backbone_bundle(*case, Path(folder)) for case in cases]
+        for bundle in (*loaded, *made):
+            rows += session_costs(bundle, rounds=rounds)
+    return {
+        "measured": measured_on(LIBRARIES),
+        "rows": [row.to_json() for row in rows],
+        "markdown": as_markdown(rows),
+    }
+
+
 def _session(path: Path) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -207,7 +241,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--engine", nargs="+", choices=ENGINES, default=ENGINES, help="of --ratios (default: all)"
     )
-    parser.add_argument("--json", type=Path, help="of --ratios: write the numbers here too")
+    parser.add_argument(
+        "--sessions",
+        nargs="*",
+        type=_case,
+        metavar="BACKBONE:SIZE",
+        help="the runtime's sessions against one another, on these or on --bundle, or on both",
+    )
+    parser.add_argument(
+        "--json", type=Path, help="of --ratios and --sessions: write the numbers here too"
+    )
     return parser
 
 
@@ -224,8 +267,13 @@ def _case(text: str) -> tuple[str, int]:
     return backbone, int(size)
 
 
-def _print_ratios(options: argparse.Namespace) -> None:
-    found = measure_ratios(options.ratios, options.engine, rounds=options.pairs)
+def _print_tables(options: argparse.Namespace) -> None:
+    if options.ratios:
+        found = measure_ratios(options.ratios, options.engine, rounds=options.pairs)
+    else:
+        given = [] if options.bundle is None else [options.bundle]
+        bundles = given if given or options.sessions else [default_bundle()]
+        found = measure_sessions(bundles, options.sessions, rounds=options.pairs)
     if options.json is not None:
         write_json(options.json, found)
     print(found["markdown"])  # noqa: T201
@@ -237,8 +285,8 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     if options.pairs < 1:
         raise ValueError(f"--pairs must be >= 1, got {options.pairs}")
-    if options.ratios:
-        _print_ratios(options)
+    if options.ratios or options.sessions is not None:
+        _print_tables(options)
         return
     if options.backbone:
         cost = measure_backbone(options.backbone, options.size, pairs=options.pairs)

@@ -101,10 +101,18 @@ def write_graphs(backbone: str, size_px: int, folder: Path) -> dict[str, Path]:
     rule = PictureRule(height_px=size_px, width_px=size_px)
     files = {name: folder / f"{backbone}-{size_px}.{name}.onnx" for name in GRAPHS}
     for name, unit in MODELS.items():
-        step = files[f"{name}.float32"]
-        states = step_onnx_from_model(_model(backbone, unit), rule, step)
-        int8_onnx_from_step(step, states, _thresholds(step, states), files[f"{name}.int8"])
+        write_pair(
+            random_model(backbone, unit), rule, files[f"{name}.float32"], files[f"{name}.int8"]
+        )
     return files
+
+
+def write_pair(
+    model: Tdrl, rule: PictureRule, step: Path, int8: Path
+) -> tuple[tuple[StateSpec, ...], tuple[StateSpec, ...]]:
+    """A model's step graph, float32 and INT8; the states of both."""
+    states = step_onnx_from_model(model, rule, step)
+    return states, int8_onnx_from_step(step, states, _thresholds(step, states), int8)
 
 
 def step_ratios(
@@ -130,9 +138,9 @@ def step_ratios(
         engine=engine,
         rounds=rounds,
         ms={name: float(np.median(times[name])) for name in GRAPHS},
-        tdrl_float32=_ratio(times["tdrl.float32"], times["plain.float32"]),
-        tdrl_int8=_ratio(times["tdrl.int8"], times["plain.int8"]),
-        int8=_ratio(times["tdrl.int8"], times["tdrl.float32"]),
+        tdrl_float32=ratio_of(times["tdrl.float32"], times["plain.float32"]),
+        tdrl_int8=ratio_of(times["tdrl.int8"], times["plain.int8"]),
+        int8=ratio_of(times["tdrl.int8"], times["tdrl.float32"]),
     )
 
 
@@ -173,7 +181,8 @@ def kernels_as_markdown(counts: Mapping[str, Mapping[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def _model(backbone: str, unit: UnitConfig) -> Tdrl:
+def random_model(backbone: str, unit: UnitConfig) -> Tdrl:
+    """A model with random weights in which nothing can be folded away."""
     torch.manual_seed(0)
     model = Tdrl(ModelConfig(backbone=backbone, num_classes=NUM_CLASSES, unit=unit)).eval()
     with torch.no_grad():
@@ -216,6 +225,7 @@ def _rounds(steps: Mapping[str, Step], rounds: int, title: str) -> dict[str, NDA
     return {name: np.array(each) for name, each in times.items()}
 
 
-def _ratio(one: NDArray[np.float64], other: NDArray[np.float64]) -> Ratio:
+def ratio_of(one: NDArray[np.float64], other: NDArray[np.float64]) -> Ratio:
+    """One by the other, round by round."""
     low, median, high = np.percentile(one / other, [10, 50, 90])
     return Ratio(float(median), float(low), float(high))

@@ -22,6 +22,9 @@ class Decision:
         phase: Phase that stepped.
         label: The most probable class.
         index: Its number in the bundle's labels.
+        action: The action that it speaks for; None for "none of these": its probability or lead
+            is under the policy's thresholds, or the class is the background, an ignored one, or
+            warming.
         prob: Its probability, 0..1.
         probs: Probabilities of all classes, shape (K,), float32.
         warming: A phase has not seen T frames since its reset: do not rely on it yet.
@@ -43,6 +46,7 @@ class Decision:
     monotonic_ns: int
     utc: str
     latency_ms: float
+    action: str | None = None
 
     def top(self, labels: Sequence[str], count: int) -> list[tuple[str, float]]:
         """The `count` most probable labels with their probabilities, best first."""
@@ -68,14 +72,18 @@ def consensus(windows: Sequence[NDArray[np.float32]]) -> Logits:
     return np.asarray(np.mean(per_phase, axis=0, dtype=np.float32), np.float32)
 
 
-def softmax(logits: Logits) -> NDArray[np.float32]:
+def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float32]:
     """Probabilities of logits, shape (K,), float32.
+
+    Args:
+        logits: Shape (K,), float32.
+        temperature: Divides them, > 0: above 1 the probabilities are less sure.
 
     Example:
         >>> softmax(np.array([1000, 1000], np.float32)).tolist()
         [0.5, 0.5]
     """
-    powers = np.exp(logits - logits.max(), dtype=np.float32)
+    powers = np.exp((logits - logits.max()) / np.float32(temperature), dtype=np.float32)
     return np.asarray(powers / powers.sum(dtype=np.float32), np.float32)
 
 

@@ -3,10 +3,12 @@
     TdrlError
     ├── BundleError        a bundle folder cannot be used
     ├── SourceError        a camera, stream or file cannot be opened or read
+    │   ├── SourceRefusedError it is there and refuses user or password
     │   └── SourceLostError    it worked and stopped working
     ├── EngineError        an engine cannot be built, loaded or trusted
     ├── SessionError       an inference session cannot be made or run
     ├── OutputError        a window or video cannot be shown or written
+    ├── PolicyError        a policy file cannot be used
     ├── DataError          a data set cannot be used
     ├── CheckpointError    a checkpoint cannot be used
     └── ExportError        a graph cannot be exported or quantised
@@ -31,6 +33,10 @@ class SourceError(TdrlError):
     """A camera, stream or file cannot be opened or read."""
 
 
+class SourceRefusedError(SourceError):
+    """A camera refuses user or password; asking often makes some lock the account."""
+
+
 class SourceLostError(SourceError):
     """A source that delivered frames stopped delivering them."""
 
@@ -45,6 +51,18 @@ class SessionError(TdrlError):
 
 class OutputError(TdrlError):
     """A window cannot be shown, or a video cannot be written."""
+
+
+class PolicyError(TdrlError):
+    """A policy file cannot be read or does not fit the bundle; `problems` lists all that is wrong.
+
+    Args:
+        problems: What is wrong, a line each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class DataError(TdrlError):

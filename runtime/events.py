@@ -1,26 +1,30 @@
-"""What happened, as JSON lines: one object a line, whole lines only, readable after a crash.
+"""What happened, as JSON objects: one a line of the event file.
 
 Every line has `type`, `source`, `stream_time_s`, `monotonic_ns` and `utc`. Types:
 
     start          a run begins: bundle, session, window_s, phases
-    decision       one tick: label, index, prob, top, warming, latency_ms, tick, phase
-    action         a stretch of equal decisions ended: label, start_s, end_s, peak_prob
+    decision       one tick: label, index, prob, top, action (null for none of these), warming,
+                   latency_ms, tick, phase
+    action_start   an action was found: label, start_s, peak_prob so far, latency_s
+    action         an action ended: label, start_s, end_s, peak_prob, decisions, latency_s
     reset          states were set to zero: reason start, reconnect, time_went_back, gap or nan
     reconnect      a lost source came back
     missed         ticks that no frame came for: count
     phase_dropped  frames or steps could not keep up: phases left
     source_lost    the source ended before it should: message
     failed         the engine or an output failed: message
+    lines_lost     the event file could not be written for a while: count
     end            the run ended: the counts of the last line
+
+`stream_time_s` is the frame's that brought the line; an action's `start_s` and `end_s` are when it
+happened, `latency_s` before that.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from runtime.decision import Decision
 
@@ -72,6 +76,7 @@ def decision_to_json(decision: Decision, labels: Sequence[str]) -> dict[str, Any
         "top": [
             [label, round(prob, PROB_DIGITS)] for label, prob in decision.top(labels, TOP_COUNT)
         ],
+        "action": decision.action,
         "warming": decision.warming,
         "tick": decision.tick,
         "phase": decision.phase,
@@ -79,47 +84,3 @@ def decision_to_json(decision: Decision, labels: Sequence[str]) -> dict[str, Any
         "monotonic_ns": decision.monotonic_ns,
         "utc": decision.utc,
     }
-
-
-class EventLog:
-    """Appends lines to a file; each one is handed to the system whole, at once.
-
-    Args:
-        path: The file; made if needed, appended to if it is there.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("ab+", buffering=0)
-        self._end_broken_line()
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one object.
-
-        Raises:
-            OSError: The disk is full or gone.
-            ValueError: A value that JSON has no word for, as NaN.
-        """
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode())
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self._file.close()
-
-    def __enter__(self) -> EventLog:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def _end_broken_line(self) -> None:
-        """A power cut may have left half a line: new ones start on their own."""
-        if self._file.seek(0, 2) == 0:
-            return
-        self._file.seek(-1, 2)
-        if self._file.read(1) != b"\n":
-            self._file.write(b"\n")

@@ -11,11 +11,15 @@ from typing import Any
 from runtime.actions import Action, ActionTracker
 from runtime.bundle import Bundle
 from runtime.decision import Decision, utc_now
-from runtime.events import Event, EventLog, decision_to_json
+from runtime.event_log import EventFile, EventLog
+from runtime.events import Event, decision_to_json
 from runtime.overlay import annotate
+from runtime.policy import Rules
 from runtime.sources.frame import Frame
 from runtime.stepper import Moment
 from runtime.video import VideoWriter
+from runtime.web.board import StreamBoard
+from runtime.webhook import Webhook
 from runtime.window import Window
 
 FPS_MEMORY = 0.9
@@ -31,6 +35,8 @@ class Outputs:
         source: Name of the source, without credentials.
         fps: Frames a second of the video; the writer's default where it is None.
         events: JSON-lines file, appended to; None for none.
+        board: What a page shows of this stream; None without a page.
+        webhook: Takes action events too; the caller opens it, `finish` closes it.
         video: Annotated video; None for none.
         headless: No window.
 
@@ -46,13 +52,17 @@ class Outputs:
         source: str,
         *,
         fps: float | None = None,
-        events: Path | None = None,
+        events: EventFile | None = None,
+        webhook: Webhook | None = None,
+        board: StreamBoard | None = None,
         video: Path | None = None,
         headless: bool = True,
     ) -> None:
         self._bundle = bundle
         self._source = source
-        self._actions = ActionTracker()
+        self._actions = ActionTracker(Rules.of(bundle.operating.policy, bundle.labels))
+        self._webhook = webhook
+        self._board = board
         self._meter = FpsMeter()
         self._latest: Decision | None = None
         with ExitStack() as opened:
@@ -71,8 +81,10 @@ class Outputs:
 
         Raises:
             OutputError: The video encoder failed.
-            OSError: The disk is full or gone.
+            OSError: The video's disk is full or gone.
         """
+        if self._board is not None:
+            self._board.see(moment)
         for event in moment.events:
             self._note(event)
         if moment.decision is not None:
@@ -84,8 +96,20 @@ class Outputs:
         self._write_event(kind, None, details)
 
     def finish(self) -> None:
-        """Write the action that is still going on."""
-        self._end_action(self._actions.finish())
+        """Write the action that is still going on, and let the webhook send what is left."""
+        self._end_actions()
+        if self._webhook is not None:
+            self._webhook.close()
+
+    def counts(self) -> dict[str, int]:
+        """What became of the lines and posts, for those outputs that there are."""
+        found: dict[str, int] = {}
+        if self._log is not None:
+            found["lines_lost"] = self._log.lost
+        if self._webhook is not None:
+            counts = self._webhook.counts
+            found["webhook_sent"], found["webhook_dropped"] = counts.sent, counts.dropped
+        return found
 
     def close(self) -> None:
         """Finish and close all files; a second call does nothing."""
@@ -99,28 +123,40 @@ class Outputs:
 
     def _note(self, event: Event) -> None:
         if event.kind == "reset":
-            self.finish()
+            self._end_actions()
             logger.info("states start from zero: %s", event.details["reason"])
+        record = event.to_json()
         if self._log is not None:
-            self._log.write(event.to_json())
+            self._log.write(record)
+        if self._board is not None:
+            self._board.note(record)
 
     def _decide(self, decision: Decision) -> None:
         self._latest = decision
-        before = self._actions.current
-        self._end_action(self._actions.see(decision))
-        now = self._actions.current
-        if now is not None and (before is None or before.label != now.label):
-            logger.info("%8.2f s  %s  %.0f %%", now.start_s, now.label, 100 * now.peak_prob)
+        for action in self._actions.see(decision):
+            self._report(action)
         if self._log is not None:
             self._log.write(decision_to_json(decision, self._bundle.labels))
 
-    def _end_action(self, action: Action | None) -> None:
-        if action is not None:
-            self._write_event("action", action.end_s, action.to_json())
+    def _end_actions(self) -> None:
+        for action in self._actions.finish():
+            self._report(action)
 
-    def _write_event(self, kind: str, stream_time_s: float | None, details: dict[str, Any]) -> None:
-        if self._log is None:
-            return
+    def _report(self, action: Action) -> None:
+        kind = "action" if action.has_ended else "action_start"
+        record = self._write_event(kind, action.reported_s, action.to_json())
+        if self._webhook is not None:
+            self._webhook.send(record)
+        if action.end_s is None:
+            logger.info(
+                "%8.2f s  %s  %.0f %%", action.start_s, action.label, 100 * action.peak_prob
+            )
+        else:
+            logger.debug("%8.2f s  %s ended", action.end_s, action.label)
+
+    def _write_event(
+        self, kind: str, stream_time_s: float | None, details: dict[str, Any]
+    ) -> dict[str, Any]:
         event = Event(
             kind=kind,
             source=self._source,
@@ -129,7 +165,12 @@ class Outputs:
             utc=utc_now(),
             details=details,
         )
-        self._log.write(event.to_json())
+        record = event.to_json()
+        if self._log is not None:
+            self._log.write(record)
+        if self._board is not None:
+            self._board.note(record)
+        return record
 
     def _draw(self, frame: Frame) -> bool:
         fps = self._meter.tick(frame.grabbed_ns)

@@ -71,6 +71,11 @@ class SamplingContract:
         """Seconds between the frames of one phase."""
         return self.window_s / self.num_segments
 
+    @property
+    def warm_up_s(self) -> float:
+        """Seconds from a phase's first frame to its first decision on a whole window."""
+        return self.window_s - self.spacing_s
+
     def to_json(self) -> dict[str, Any]:
         """The contract as `bundle.json` and checkpoints store it."""
         return asdict(self)

@@ -13,6 +13,7 @@ import numpy as np
 from runtime.bundle import Bundle
 from runtime.decision import Decision, consensus, softmax, utc_now
 from runtime.events import Event
+from runtime.policy import Rules
 from runtime.preprocess import fit_picture
 from runtime.segments import LONGEST_GAP, LogitsRings, SegmentSchedule, Tick
 from runtime.sessions.base import Logits, StepSession
@@ -60,6 +61,7 @@ class Stepper:
             raise ValueError(f"a Stream needs a session with 1 stream, got {session.num_streams}")
         self.steps = 0
         self._bundle = bundle
+        self._rules = Rules.of(bundle.operating.policy, bundle.labels)
         self._session = session
         self._source = source
         self._missed_before = 0
@@ -132,7 +134,8 @@ class Stepper:
         return np.asarray(self._session.step(phase, picture[np.newaxis], reset)[0], np.float32)
 
     def _decide(self, tick: Tick) -> Decision:
-        probs = softmax(consensus(self._rings.windows(tick.index)))
+        logits = consensus(self._rings.windows(tick.index))
+        probs = softmax(logits, self._bundle.operating.temperature)
         index = int(probs.argmax())
         now_ns = time.monotonic_ns()
         return Decision(
@@ -141,6 +144,7 @@ class Stepper:
             phase=tick.phase,
             label=self._bundle.labels[index],
             index=index,
+            action=None if self._rings.warming else self._rules.action(probs),
             prob=float(probs[index]),
             probs=probs,
             warming=self._rings.warming,

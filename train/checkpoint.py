@@ -15,6 +15,7 @@ import torch
 
 from runtime.errors import CheckpointError
 from runtime.files import whole_file
+from runtime.operating_point import OperatingPoint
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
 from train.model.tdrl import ModelConfig, Tdrl
@@ -35,6 +36,7 @@ class Facts:
         labels: Class names in the order of the logits.
         picture: How a frame becomes the model's input.
         sampling: The sampling contract.
+        operating: Temperature and policy of live decisions, fitted at the end of training.
         metrics: What was measured on the way, 0..1.
         recipe: The recipe it was trained with, for people.
     """
@@ -44,6 +46,7 @@ class Facts:
     labels: tuple[str, ...]
     picture: PictureRule
     sampling: SamplingContract
+    operating: OperatingPoint = field(default_factory=OperatingPoint)
     metrics: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -56,6 +59,7 @@ class Facts:
             "labels": list(self.labels),
             "picture": self.picture.to_json(),
             "sampling": self.sampling.to_json(),
+            "operating_point": self.operating.to_json(),
             "metrics": dict(self.metrics),
             "recipe": dict(self.recipe),
         }
@@ -76,6 +80,7 @@ class Facts:
             labels=tuple(data["labels"]),
             picture=PictureRule.from_json(data["picture"]),
             sampling=SamplingContract.from_json(data["sampling"]),
+            operating=OperatingPoint.from_json(data.get("operating_point")),
             metrics=data["metrics"],
             recipe=data["recipe"],
         )

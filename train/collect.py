@@ -108,7 +108,9 @@ def collect(
         folder.labels, counts, seconds=options.seconds, countdown_s=options.countdown_s
     )
     with ExitStack() as opened:
-        source = opened.enter_context(open_source(options.camera, realtime=not options.headless))
+        source = opened.enter_context(
+            open_source(options.camera, realtime=not options.headless, allow_pipeline=True)
+        )
         run = CollectRun(folder, recorder, source)
         signals = opened.enter_context(stop_on_signals(source.stop))
         window = None

@@ -31,16 +31,15 @@ from runtime.command import run_command
 from runtime.errors import DataError
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
+from runtime.policy import Policy, background_of
 from train.clip_evaluation import Member, evaluate_clips, load_members
 from train.data.catalog import has_tape, load_split, load_tapes, read_labels
 from train.data.folds import read_folds
 from train.data.formats.spec import DataSpec, read_spec, with_fold, write_spec
 from train.experiment import command, keep, kept, run_all
 from train.live_evaluation import bundle_of
-from train.live_events import EventRule
 from train.live_report import watch
 from train.live_score import LiveScore, LiveTape, score_tapes
-from train.live_tape import background_of
 from train.model.presets import PRESETS
 from train.protocols import parse_protocol
 from train.recipe import Recipe
@@ -64,7 +63,7 @@ class Plan:
         sets: `FIELD=VALUE` changes of the recipe.
         protocol: Views of a clip, see `train.protocols`.
         live: Whether the untrimmed recordings are watched too.
-        events: Which runs of live decisions are events.
+        events: Which live decisions make an event.
         runs: Folder of the runs.
         jobs: Trainings at a time.
         seeds: Every model is trained once with each.
@@ -77,7 +76,7 @@ class Plan:
     sets: tuple[str, ...]
     protocol: str
     live: bool
-    events: EventRule
+    events: Policy
     runs: Path
     jobs: int
     seeds: tuple[int, ...] = (0,)
@@ -94,16 +93,6 @@ class Task(NamedTuple):
     model: str
     fold: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Said:
-    """A live decision as it is kept: what scoring needs of it."""
-
-    stream_time_s: float
-    index: int
-    prob: float
-    warming: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +306,7 @@ def _only(answered: Answered, wanted: Sequence[int]) -> Answered:
     )
 
 
-def live_of(answered: Answered, rule: EventRule) -> LiveScore | None:
+def live_of(answered: Answered, policy: Policy) -> LiveScore | None:
     """Live metrics over all recordings; None where there are none."""
     if not answered.tapes:
         return None
@@ -326,7 +315,7 @@ def live_of(answered: Answered, rule: EventRule) -> LiveScore | None:
         answered.labels,
         window_s=answered.window_s,
         background=background_of(answered.labels),
-        rule=rule,
+        policy=policy,
     )
 
 
@@ -375,7 +364,7 @@ def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]
         "folds": list(plan.folds),
         "seeds": list(plan.seeds),
         "protocol": plan.protocol,
-        "event_threshold": plan.events.threshold,
+        "event_threshold": plan.events.enter,
         "event_min_s": plan.events.min_duration_s,
         "classes": labels,
         "base": base,
@@ -502,7 +491,11 @@ def _plan(options: argparse.Namespace) -> Plan:
         sets=tuple(options.set),
         protocol=options.protocol,
         live=not options.no_live,
-        events=EventRule(options.event_threshold, options.event_min_s),
+        events=Policy(
+            enter=options.event_threshold,
+            exit=options.event_threshold,
+            min_duration_s=options.event_min_s,
+        ),
         runs=options.runs,
         jobs=options.jobs,
         seeds=tuple(range(options.seeds)),

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from runtime.artifacts import default_checkpoint
 from runtime.command import run_command
 from runtime.files import write_json
+from runtime.policy import Policy, load_policy
 from train.calibration_error import draw_reliability
 from train.checkpoint import Facts
 from train.clip_evaluation import ClipResult, Member, evaluate_clips, load_members
@@ -39,7 +40,6 @@ from train.data.catalog import has_tape, load_split, load_tapes
 from train.data.clips import ClipRule
 from train.evaluation_summary import summary
 from train.event_score import draw_event_curve
-from train.live_events import EVERY_RUN, EventRule
 from train.live_report import LiveResult, evaluate_tapes
 from train.model.tdrl import Tdrl
 from train.protocols import parse_protocol
@@ -65,14 +65,14 @@ class Options:
         split: The split with the clips.
         workers: Processes that read; 0 reads in this one.
         device: Where models compute: `cpu`, `cuda`, ...; `auto` takes a GPU where there is one.
-        events: Which runs of live decisions are events.
+        policy: Policy file: which live decisions make an event; None for the checkpoint's.
     """
 
     protocol: str = "1x1"
     split: str = "validation"
     workers: int = 0
     device: str = "auto"
-    events: EventRule = EVERY_RUN
+    policy: Path | None = None
 
 
 DEFAULTS = Options()
@@ -123,14 +123,16 @@ def evaluate(
     Raises:
         CheckpointError: A checkpoint cannot be used, or their labels differ.
         DataError: The data cannot be used.
+        PolicyError: The policy file cannot be used.
         ValueError: No such protocol or device.
     """
     rule = parse_protocol(options.protocol)
     paths = [checkpoints] if isinstance(checkpoints, Path) else list(checkpoints)
     members = load_members(paths, _device(options.device))
     split = load_split(data, options.split, members[0].facts.labels)
+    policy = None if options.policy is None else _policy(options.policy, members[0].facts)
     clips = evaluate_clips(members, split, rule, workers=options.workers)
-    live = _live(members, data, options.events)
+    live = _live(members, data, policy)
     result: dict[str, Any] = {
         "checkpoint": " + ".join(member.path.name for member in members),
         "protocol": options.protocol,
@@ -144,20 +146,26 @@ def evaluate(
         ]
     if live is not None:
         result["consensus_len"] = members[0].facts.sampling.consensus_len
+        result["temperature"] = members[0].facts.operating.temperature
         result["live"] = live.to_json()
     write_json(out / "evaluation.json", result)
     _write_pictures(clips, live, members[0].facts.labels, out)
     return result
 
 
-def _live(members: Sequence[Member], data: Path, events: EventRule) -> LiveResult | None:
+def _policy(path: Path, facts: Facts) -> Policy:
+    base, longest_lag_s = facts.operating.policy, facts.sampling.warm_up_s
+    return load_policy(path, base, facts.labels, longest_lag_s=longest_lag_s)
+
+
+def _live(members: Sequence[Member], data: Path, policy: Policy | None) -> LiveResult | None:
     """Live metrics of one causal model; an ensemble has no one state to stream with."""
     model, facts = members[0].model, members[0].facts
     if len(members) > 1 or facts.model.offline_reason is not None:
         return None
     if not has_tape(data, "tape", facts.labels):
         return None
-    return evaluate_tapes(model, facts, load_tapes(data, "tape", facts.labels), events)
+    return evaluate_tapes(model, facts, load_tapes(data, "tape", facts.labels), policy)
 
 
 def _member_json(member: Member, top1: float) -> dict[str, Any]:
@@ -215,16 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="validation", help="default: validation")
     parser.add_argument("--workers", type=int, default=0, help="processes that read (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if any)")
-    events = parser.add_argument_group("events on the live tapes")
-    events.add_argument(
-        "--event-threshold",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="least probability of a decision (default: 0; the curve shows them all)",
-    )
-    events.add_argument(
-        "--event-min-s", type=float, default=0.0, metavar="S", help="shortest event (default: 0)"
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="policy file for the events on live tapes (default: what was fitted in training)",
     )
     return parser
 
@@ -241,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
         split=given.split,
         workers=given.workers,
         device=given.device,
-        events=EventRule(given.event_threshold, given.event_min_s),
+        policy=given.policy,
     )
     result = evaluate(checkpoints, given.data, out, options)
     print(f"{summary(result)}\nresults: {out}")  # noqa: T201

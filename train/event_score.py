@@ -7,17 +7,20 @@ for each, so that a threshold can be chosen for a camera (on a validation tape, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runtime.files import whole_file
+from runtime.policy import Policy, Rules
 from train.data.truth import Segment
 from train.live_events import (
     EVERY_RUN,
-    EventRule,
+    NO_LABEL,
+    Event,
+    events_of,
     matched_actions,
-    ruled_events,
+    matched_pairs,
     seconds_outside,
 )
 from train.live_tape import ReadTape
@@ -31,7 +34,7 @@ class EventScore:
 
     Attributes:
         outside_s: Seconds with decisions outside actions; background counts as outside.
-        num_false_events: Events that start outside actions.
+        num_false_events: Events that match no action and start outside all of them.
         false_events_per_hour: The same for one hour outside actions.
         event_precision: Share of events that match an action: same label, IoU >= 0.5.
         event_recall: Share of actions, background aside, that an event matches.
@@ -69,7 +72,7 @@ def score_events(
     *,
     window_s: float,
     background: int,
-    rule: EventRule = EVERY_RUN,
+    policy: Policy = EVERY_RUN,
 ) -> EventScore:
     """Score the events of all tapes.
 
@@ -81,25 +84,24 @@ def score_events(
         labels: Class names in the order of the model's outputs.
         window_s: The contract's window, > 0.
         background: The label that means "nothing happens", -1 for none.
-        rule: Which runs of decisions are events.
+        policy: Which decisions make an event, where a tape has no events of its own.
     """
+    rules = rules_of(policy, labels, background)
     found: list[tuple[int, bool]] = []  # class of an action that was due, whether it was found
     num_judged, num_false, outside_s = 0, 0, 0.0
     for tape in tapes:
-        track = tape.track
-        events = ruled_events(
-            track.times_s, track.index, track.warming, track.prob, background, rule
-        )
+        events = events_of(tape.decisions, rules) if tape.events is None else tape.events
+        judged = judge_events(tape, events, window_s=window_s, background=background)
+        found += judged.found
+        num_judged += judged.num_judged
         busy = [action for action in tape.actions if action.true != background]
-        cold = [action.segment for action in busy if action.since_reset_s < window_s]
-        due = [(a.true, a.segment) for a in busy if a.since_reset_s >= window_s]
-        judged = [event for event in events if not _inside(event.start_s, cold)]
         segments = [action.segment for action in busy]
-        matched = matched_actions(judged, due)
-        found += [(index, hit) for (index, _), hit in zip(due, matched, strict=True)]
-        num_judged += len(judged)
-        num_false += sum(not _inside(event.start_s, segments) for event in events)
-        outside_s += seconds_outside(track.times_s, track.warming, segments)
+        right = {e for e, _ in matched_pairs(events, [(a.true, a.segment) for a in busy])}
+        num_false += sum(
+            e not in right and not _inside(event.start_s, segments)
+            for e, event in enumerate(events)
+        )
+        outside_s += seconds_outside(tape.track.times_s, tape.track.warming, segments)
     num_matched = sum(hit for _, hit in found)
     return EventScore(
         outside_s=outside_s,
@@ -115,13 +117,48 @@ def score_events(
     )
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Events of one tape against its actions.
+
+    Attributes:
+        found: Class of every action that was due, and whether an event matches it.
+        num_judged: Events that count in precision.
+    """
+
+    found: list[tuple[int, bool]]
+    num_judged: int
+
+    @property
+    def num_matched(self) -> int:
+        """Actions that an event matches."""
+        return sum(hit for _, hit in self.found)
+
+
+def judge_events(
+    tape: ReadTape, events: Sequence[Event], *, window_s: float, background: int
+) -> Judged:
+    """Match one tape's events; what starts less than a window after a reset is left out."""
+    busy = [action for action in tape.actions if action.true != background]
+    cold = [action.segment for action in busy if action.since_reset_s < window_s]
+    due = [(a.true, a.segment) for a in busy if a.since_reset_s >= window_s]
+    judged = [event for event in events if not _inside(event.start_s, cold)]
+    hits = matched_actions(judged, due)
+    return Judged([(i, hit) for (i, _), hit in zip(due, hits, strict=True)], len(judged))
+
+
+def rules_of(policy: Policy, labels: Sequence[str], background: int) -> Rules:
+    """A policy for a model's classes; the background is a class's number, -1 for none."""
+    return Rules(policy, labels, None if background == NO_LABEL else labels[background])
+
+
 def event_curve(
     tapes: Sequence[ReadTape],
     labels: Sequence[str],
     *,
     window_s: float,
     background: int,
-    min_duration_s: float = 0.0,
+    policy: Policy = EVERY_RUN,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> tuple[EventPoint, ...]:
     """Recall and false events an hour over a threshold on the probability.
@@ -131,13 +168,14 @@ def event_curve(
         labels: As in `score_events`.
         window_s: As in `score_events`.
         background: As in `score_events`.
-        min_duration_s: Shorter events are dropped.
-        thresholds: Probabilities, 0..1.
+        policy: What holds besides; the ratio of its exit to its enter threshold is kept.
+        thresholds: Enter thresholds of all classes, 0..1.
     """
+    ratio = policy.exit / policy.enter if policy.enter else 1.0
     points = []
     for threshold in thresholds:
-        rule = EventRule(threshold, min_duration_s)
-        score = score_events(tapes, labels, window_s=window_s, background=background, rule=rule)
+        point = replace(policy, enter=threshold, exit=threshold * ratio, classes={})
+        score = score_events(tapes, labels, window_s=window_s, background=background, policy=point)
         points.append(
             EventPoint(
                 threshold,

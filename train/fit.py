@@ -19,7 +19,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from train.checkpoint import (
 )
 from train.data.catalog import Split, has_tape, load_split, read_labels
 from train.data.loader import ClipLoader
-from train.live_evaluation import fit_consensus
+from train.live_fit import fit_live
 from train.model.tdrl import Tdrl
 from train.model.weights import load_backbone_weights, pretrained_path
 from train.module import TdrlModule
@@ -84,7 +84,7 @@ def fit(
     Args:
         recipe: What to do.
         data: Data folder or data.yaml, see `train.data.catalog`; a `tape_validation/` fits the
-            consensus length.
+            consensus length, the temperature and the event policy.
         run: Folder of the run; checkpoints go to its `checkpoint/`, unreadable clips are listed
             in its `broken.txt`.
         name: Name of the run.
@@ -187,12 +187,13 @@ def _note_missing(splits: dict[str, Split], broken: Path) -> None:
 
 
 def _finish(best: Path, facts: Facts, recipe: Recipe, data: Path, top1: float) -> None:
-    """Put into the best checkpoint what is known only now: its accuracy, the consensus."""
+    """Put into the best checkpoint what is known only now: its accuracy, how it decides live."""
     facts = update_facts(best, metrics={"val_top1": top1})
-    is_open = facts.model.offline_reason is None and recipe.consensus_len is None
-    if is_open and has_tape(data, "tape_validation", facts.labels):
-        consensus_len = fit_consensus(best, data)
-        update_facts(best, sampling=replace(facts.sampling, consensus_len=consensus_len))
+    if facts.model.offline_reason is not None:
+        return
+    if has_tape(data, "tape_validation", facts.labels):
+        live = fit_live(best, data, recipe.consensus_len)
+        update_facts(best, sampling=live.sampling, operating=live.operating)
 
 
 @contextmanager

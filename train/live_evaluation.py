@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,17 +14,15 @@ from torch import Tensor
 from runtime.bundle import Bundle
 from runtime.decision import Decision
 from runtime.live import Stream
+from runtime.policy import Policy, background_of
 from runtime.preprocess import Picture
-from runtime.sampling import SamplingContract
 from runtime.sessions.base import Logits, StepSession
 from runtime.sources.choose import open_source
 from runtime.sources.frame import Frame, FrameSource, SourceCounts
-from train.checkpoint import Facts, load_checkpoint
-from train.data.catalog import load_tapes
+from train.checkpoint import Facts
 from train.data.truth import Segment
-from train.live_events import EVERY_RUN, EventRule
+from train.live_events import Event
 from train.live_score import LiveDecision, LiveScore, LiveTape, score_tapes
-from train.live_tape import background_of
 from train.model.tdrl import Tdrl
 
 # A tape shorter than this many earlier actions still gets a number.
@@ -197,20 +195,31 @@ def decide_again(bundle: Bundle, recording: Recording) -> list[Decision]:
 
 
 def score_tape(
-    bundle: Bundle, decisions: Sequence[LiveDecision], truth: Sequence[Segment]
+    bundle: Bundle,
+    decisions: Sequence[LiveDecision],
+    truth: Sequence[Segment],
+    events: Sequence[Event] | None = None,
 ) -> LiveScore:
-    """Live metrics of one tape's decisions."""
-    return score_runs(bundle, [live_tape(decisions, truth)])
+    """Live metrics of one tape's decisions; events as the bundle's policy finds them, or given."""
+    return score_runs(bundle, [replace(live_tape(decisions, truth), events=events)])
 
 
-def score_runs(bundle: Bundle, tapes: Sequence[LiveTape], rule: EventRule = EVERY_RUN) -> LiveScore:
-    """Live metrics of all tapes together; the background is found by its name."""
+def score_runs(
+    bundle: Bundle, tapes: Sequence[LiveTape], policy: Policy | None = None
+) -> LiveScore:
+    """Live metrics of all tapes together; the background is found by its name.
+
+    Args:
+        bundle: Labels, window and policy.
+        tapes: What was seen and what happened.
+        policy: Another policy than the bundle's.
+    """
     return score_tapes(
         tapes,
         bundle.labels,
         window_s=bundle.sampling.window_s,
         background=background_of(bundle.labels),
-        rule=rule,
+        policy=bundle.operating.policy if policy is None else policy,
     )
 
 
@@ -227,56 +236,6 @@ def bundle_of(facts: Facts) -> Bundle:
         labels=facts.labels,
         picture=facts.picture,
         sampling=facts.sampling,
+        operating=facts.operating,
         graphs={},
     )
-
-
-def fit_consensus(checkpoint: Path, data: Path) -> int:
-    """The shortest consensus that is as good as any on the validation tapes.
-
-    T/4, T/2, T and 2T are tried on the same logits: each tape is decoded and seen once. A shorter
-    one decides sooner, so it is taken if its live accuracy is within one action of the best.
-
-    Args:
-        checkpoint: A causal model.
-        data: Data folder with `tape_validation/`.
-
-    Returns:
-        How many of the last logits a decision averages.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be used.
-        DataError: The tapes cannot be used.
-    """
-    model, facts = load_checkpoint(checkpoint)
-    tapes = load_tapes(data, "tape_validation", facts.labels)
-    bundle = bundle_of(facts)
-    with TorchSession(model) as session:
-        seen = [(record_tape(bundle, session, video), truth) for video, truth in tapes]
-    scores: dict[int, LiveScore] = {}
-    for length in consensus_candidates(facts.sampling):
-        other = bundle_of(replace(facts, sampling=replace(facts.sampling, consensus_len=length)))
-        runs = [live_tape(decide_again(other, recording), truth) for recording, truth in seen]
-        scores[length] = score_runs(other, runs)
-    return shortest_good(scores)
-
-
-def shortest_good(scores: Mapping[int, LiveScore]) -> int:
-    """The shortest consensus length whose live accuracy is within one action of the best."""
-    best = max(score.live_top1 or 0.0 for score in scores.values())
-    return min(
-        length
-        for length, score in scores.items()
-        if (score.live_top1 or 0.0) >= best - 1.001 / max(1, score.num_scored)
-    )
-
-
-def consensus_candidates(sampling: SamplingContract) -> list[int]:
-    """T/4, T/2, T and 2T, ascending.
-
-    Example:
-        >>> consensus_candidates(SamplingContract(num_segments=8, window_s=2, consensus_len=8))
-        [2, 4, 8, 16]
-    """
-    T = sampling.num_segments
-    return sorted({max(1, T // 4), max(1, T // 2), T, 2 * T})

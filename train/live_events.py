@@ -1,114 +1,58 @@
 """Events of a live stream, and how they match what happened.
 
-An event is a plain run of the same top label. A rule may ask for a probability or a length; no
-hysteresis, no smoothing: what is scored here is the model, not the polish of a product.
+An event is an action as the runtime reports it. With `EVERY_RUN` it is a plain run of the same top
+label: that scores the model without the policy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.actions import Action, Speaker, actions_of
+from runtime.policy import Policy, Rules
 from train.data.truth import Segment
 
 MATCH_IOU = 0.5
 NO_LABEL = -1
+EVERY_RUN = Policy()
 
 Times = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class EventRule:
-    """Which runs of decisions count as events.
-
-    Attributes:
-        threshold: Decisions of a smaller probability say nothing, 0..1; 0 lets all speak.
-        min_duration_s: Shorter runs are dropped.
-    """
-
-    threshold: float = 0.0
-    min_duration_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
-        if not self.min_duration_s >= 0:
-            raise ValueError(f"min_duration_s must be >= 0, got {self.min_duration_s}")
-
-
-EVERY_RUN = EventRule()
-
-
-@dataclass(frozen=True)
 class Event:
-    """A run of decisions with the same top label, from its first tick to the next run's."""
+    """What was reported: from when to when, and the class."""
 
     start_s: float
     end_s: float
     index: int
 
 
-def simple_events(
-    times_s: Times, index: Indices, warming: NDArray[np.bool_], background: int
-) -> list[Event]:
-    """Runs of the same top label, without the background and without warming decisions.
+def events_of(decisions: Iterable[Speaker], rules: Rules) -> list[Event]:
+    """What the runtime reports on a stream: its own state machine on the stream's decisions.
 
     Args:
-        times_s: Stream times of the decisions, shape (D,), float64, ascending.
-        index: Their top labels, shape (D,), int64.
-        warming: Whether they were warming, shape (D,), bool.
-        background: The label that makes no event, -1 for none.
-
-    Example:
-        >>> times, warming = np.arange(4.0), np.zeros(4, bool)
-        >>> simple_events(times, np.array([2, 1, 1, 2]), warming, background=2)
-        [Event(start_s=1.0, end_s=3.0, index=1)]
+        decisions: The stream's decisions, times ascending.
+        rules: The policy, for the model's classes.
     """
-    shown = np.where(warming | (index == background), NO_LABEL, index)
-    if len(shown) == 0:
-        return []
-    borders = [0, *(np.flatnonzero(np.diff(shown)) + 1).tolist(), len(shown)]
-    last = len(shown) - 1
-    return [
-        Event(float(times_s[a]), float(times_s[min(b, last)]), int(shown[a]))
-        for a, b in pairwise(borders)
-        if shown[a] != NO_LABEL
-    ]
+    return [as_event(action) for action in actions_of(decisions, rules)]
 
 
-def ruled_events(
-    times_s: Times,
-    index: Indices,
-    warming: NDArray[np.bool_],
-    prob: Times,
-    background: int,
-    rule: EventRule = EVERY_RUN,
-) -> list[Event]:
-    """Runs of the same top label that a rule lets through.
+def as_event(action: Action) -> Event:
+    """An action that has ended, as scoring sees it.
 
-    Args:
-        times_s: Stream times of the decisions, shape (D,), float64, ascending.
-        index: Their top labels, shape (D,), int64.
-        warming: Whether they were warming, shape (D,), bool.
-        prob: Their probabilities, shape (D,), float64.
-        background: The label that makes no event, -1 for none.
-        rule: Which runs count.
-
-    Example:
-        >>> times, warming = np.arange(4.0), np.zeros(4, bool)
-        >>> sure = np.array([0.4, 0.9, 0.9, 0.9])
-        >>> ruled_events(times, np.array([1, 1, 1, 2]), warming, sure, 2, EventRule(0.5))
-        [Event(start_s=1.0, end_s=3.0, index=1)]
+    Raises:
+        ValueError: It goes on.
     """
-    silent = warming | (prob < rule.threshold)
-    events = simple_events(times_s, index, silent, background)
-    return [event for event in events if event.end_s - event.start_s >= rule.min_duration_s]
+    if action.end_s is None:
+        raise ValueError(f"an action that goes on is no event yet: {action}")
+    return Event(action.start_s, action.end_s, action.index)
 
 
 def num_matched(events: Sequence[Event], actions: Sequence[tuple[int, Segment]]) -> int:
@@ -128,18 +72,32 @@ def matched_actions(events: Sequence[Event], actions: Sequence[tuple[int, Segmen
         events: What was seen.
         actions: What happened: label index and where.
     """
+    found = {a for _, a in matched_pairs(events, actions)}
+    return [a in found for a in range(len(actions))]
+
+
+def matched_pairs(
+    events: Sequence[Event], actions: Sequence[tuple[int, Segment]]
+) -> list[tuple[int, int]]:
+    """Events and the actions they find, by their numbers; see `matched_actions`."""
+    classes = np.array([index for index, _ in actions], np.int64)
+    starts_s = np.array([segment.start_s for _, segment in actions])
+    ends_s = np.array([segment.end_s for _, segment in actions])
     overlaps = [
-        (_iou(event, segment), e, a)
+        (_iou(event, actions[a][1]), e, a)
         for e, event in enumerate(events)
-        for a, (index, segment) in enumerate(actions)
-        if event.index == index
+        for a in np.flatnonzero(
+            (classes == event.index) & (starts_s < event.end_s) & (ends_s > event.start_s)
+        ).tolist()
     ]
-    free_events, found = set(range(len(events))), [False] * len(actions)
+    free_events, free_actions = set(range(len(events))), set(range(len(actions)))
+    pairs = []
     for iou, e, a in sorted(overlaps, reverse=True):
-        if iou >= MATCH_IOU and e in free_events and not found[a]:
+        if iou >= MATCH_IOU and e in free_events and a in free_actions:
             free_events.remove(e)
-            found[a] = True
-    return found
+            free_actions.remove(a)
+            pairs.append((e, a))
+    return pairs
 
 
 def _iou(event: Event, segment: Segment) -> float:

@@ -12,14 +12,15 @@ from tqdm import tqdm
 from runtime.bundle import Bundle
 from runtime.decision import Decision
 from runtime.live import Stream
+from runtime.policy import Policy, background_of
 from runtime.sources.choose import open_source
 from train.checkpoint import Facts
 from train.data.truth import Segment
 from train.event_score import EventPoint, event_curve
 from train.live_evaluation import TorchSession, bundle_of, live_tape, score_runs
-from train.live_events import EVERY_RUN, EventRule
+from train.live_events import EVERY_RUN
 from train.live_score import LiveScore, LiveTape, index_of
-from train.live_tape import background_of, read_tape
+from train.live_tape import read_tape
 from train.model.tdrl import Tdrl
 
 
@@ -32,14 +33,16 @@ class LiveResult:
         curve: Recall and false events an hour over a threshold on the probability.
         num_tapes: How many tapes there were.
         background: The class that means "nothing happens", or None.
-        rule: Which runs of decisions were events in `score`.
+        policy: Which decisions made an event in `score`.
+        plain_event_f1: Event F1 of plain runs of the same top label: the model without a policy.
     """
 
     score: LiveScore
     curve: tuple[EventPoint, ...]
     num_tapes: int
     background: str | None
-    rule: EventRule
+    policy: Policy
+    plain_event_f1: float | None
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values for a report."""
@@ -47,8 +50,8 @@ class LiveResult:
             **self.score.to_json(),
             "num_tapes": self.num_tapes,
             "background": self.background,
-            "event_threshold": self.rule.threshold,
-            "event_min_duration_s": self.rule.min_duration_s,
+            "policy": self.policy.to_json(),
+            "plain_event_f1": self.plain_event_f1,
             "event_curve": [point.to_json() for point in self.curve],
         }
 
@@ -57,7 +60,7 @@ def evaluate_tapes(
     model: Tdrl,
     facts: Facts,
     tapes: Sequence[tuple[Path, Sequence[Segment]]],
-    rule: EventRule = EVERY_RUN,
+    policy: Policy | None = None,
 ) -> LiveResult:
     """Let a causal model watch the tapes through the runtime, and score what it said.
 
@@ -65,7 +68,7 @@ def evaluate_tapes(
         model: In evaluation mode, on the device that shall compute.
         facts: The checkpoint's.
         tapes: Videos and what happens in them.
-        rule: Which runs of decisions are events; the curve keeps its least duration.
+        policy: Which decisions make an event; None for the checkpoint's.
 
     Raises:
         SourceError: A video cannot be read.
@@ -73,14 +76,22 @@ def evaluate_tapes(
     bundle = bundle_of(facts)
     seen = watch(bundle, model, tapes)
     background = background_of(facts.labels)
+    policy = facts.operating.policy if policy is None else policy
     curve = event_curve(
         [read_tape(tape, facts.labels) for tape in seen],
         facts.labels,
         window_s=facts.sampling.window_s,
         background=index_of(background, facts.labels),
-        min_duration_s=rule.min_duration_s,
+        policy=policy,
     )
-    return LiveResult(score_runs(bundle, seen, rule), curve, len(seen), background, rule)
+    return LiveResult(
+        score_runs(bundle, seen, policy),
+        curve,
+        len(seen),
+        background,
+        policy,
+        score_runs(bundle, seen, EVERY_RUN).event_f1,
+    )
 
 
 def watch(

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime.policy import Policy
 from train.data.truth import Segment, read_truth
 from train.event_score import EventScore, score_events
-from train.live_events import EVERY_RUN, NO_LABEL, EventRule
+from train.live_events import EVERY_RUN, NO_LABEL
 from train.live_tape import (
     Action,
     LiveDecision,
@@ -115,11 +116,11 @@ def score_tapes(
     *,
     window_s: float,
     background: str | None,
-    rule: EventRule = EVERY_RUN,
+    policy: Policy = EVERY_RUN,
 ) -> LiveScore:
     """Score the decisions of all streams together: every action counts once, on whatever tape.
 
-    Events are plain runs of the same top label, as long as no rule is given. Warming decisions
+    Events are plain runs of the same top label, as long as no policy is given. Warming decisions
     make no events. Actions that start less than a window after a reset, and events that start in
     them, are left out of precision and recall.
 
@@ -128,7 +129,7 @@ def score_tapes(
         labels: Class names in the order of the model's outputs.
         window_s: The contract's window, > 0.
         background: The label that means "nothing happens", None if there is none.
-        rule: Which runs of decisions are events.
+        policy: Which decisions make an event, where a tape has no events of its own.
 
     Raises:
         ValueError: Times run backwards, a label or index is unknown, a tape's truth is of several
@@ -162,7 +163,7 @@ def score_tapes(
         },
         confusion=_confusion(scored, len(labels)),
         **_delays([a for a in scored if a.true != quiet]),
-        **asdict(score_events(read, labels, window_s=window_s, background=quiet, rule=rule)),
+        **asdict(score_events(read, labels, window_s=window_s, background=quiet, policy=policy)),
     )
 
 

@@ -12,10 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.truth import Segment
-from train.live_events import NO_LABEL, Indices, Times
-
-# Classes that mean "nothing happens", by their names in a data set.
-BACKGROUND_NAMES = ("background", "still")
+from train.live_events import NO_LABEL, Event, Indices, Times
 
 
 class LiveDecision(Protocol):
@@ -34,6 +31,10 @@ class LiveDecision(Protocol):
         """Its probability, 0..1."""
 
     @property
+    def probs(self) -> NDArray[np.float32]:
+        """Probabilities of all classes, shape (K,); not read where events are given."""
+
+    @property
     def warming(self) -> bool:
         """Whether fewer frames than a window's were seen since the reset."""
 
@@ -47,12 +48,14 @@ class LiveTape:
         decisions: The stream's decisions, times ascending.
         min_earlier: Earlier actions since the reset that a scored action needs, >= 0.
         resets_s: Stream times at which the state was reset, the start among them, ascending.
+        events: What the stream reported; None where a policy shall find it in the decisions.
     """
 
     truth: Sequence[Segment]
     decisions: Sequence[LiveDecision]
     min_earlier: int = 16
     resets_s: Sequence[float] = (0.0,)
+    events: Sequence[Event] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,22 +102,13 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class ReadTape:
-    """A tape's decisions and its actions with what was said about them."""
+    """A tape's decisions and its actions with what was said about them; see `LiveTape`."""
 
     track: Track
     actions: tuple[Action, ...]
     min_earlier: int
-
-
-def background_of(labels: Sequence[str]) -> str | None:
-    """The class that means "nothing happens", None where a data set has none.
-
-    Example:
-        >>> background_of(["open", "close", "Background"])
-        'Background'
-        >>> background_of(["open", "close"])
-    """
-    return next((label for label in labels if label.casefold() in BACKGROUND_NAMES), None)
+    decisions: Sequence[LiveDecision]
+    events: Sequence[Event] | None = None
 
 
 def read_tape(tape: LiveTape, labels: Sequence[str]) -> ReadTape:
@@ -140,7 +134,7 @@ def read_tape(tape: LiveTape, labels: Sequence[str]) -> ReadTape:
         answer, delay_s = answer_of(segment, true, track)
         since_s = segment.start_s - reset_s
         actions.append(Action(segment, true, answer, since_s, max(0, earlier), delay_s))
-    return ReadTape(track, tuple(actions), tape.min_earlier)
+    return ReadTape(track, tuple(actions), tape.min_earlier, tape.decisions, tape.events)
 
 
 def answers(

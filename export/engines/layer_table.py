@@ -1,8 +1,8 @@
 """The layer table of an engine: what runs on INT8, what does not, and why.
 
-It is read from NVIDIA's build log (`export.engines.build_log`), and explained by the graph: what the
-preflight finds at a convolution, and what the export kept in float on purpose. Written beside an
-engine as `NAME.layers.json` for programs and `NAME.layers.md` for people.
+It is read from NVIDIA's build log (`export.engines.build_log`), and explained by the graph: what
+the preflight finds at a convolution, and what the export kept in float on purpose. Written beside
+an engine as `NAME.layers.json` for programs and `NAME.layers.md` for people.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ PER_TENSOR = "per-tensor"
 METHODS = (*THRESHOLDS, PER_TENSOR)
 # what a step must gain to stay; a convolution in float costs speed
 LEAST_GAIN_DB = 0.1
+LEAST_BIAS_GAIN_DB = 0.5  # less is chance, and biases moved at chance cost clips
 LEAST_FLOAT_GAIN_DB = 0.5
 # no convolution is kept in float beyond these
 GOAL_DB = 25.0
@@ -208,9 +209,10 @@ class Found:
     layers: tuple[LayerSensitivity, ...]
 
 
-STEPS: tuple[tuple[str, Callable[[Settings], Settings]], ...] = (
-    ("weights rounded against their inputs", lambda now: replace(now, rounded=True)),
-    ("corrected biases", lambda now: replace(now, corrected=True)),
+# steps, and the decibels that each has to gain
+STEPS: tuple[tuple[str, Callable[[Settings], Settings], float], ...] = (
+    ("weights rounded against their inputs", lambda now: replace(now, rounded=True), LEAST_GAIN_DB),
+    ("corrected biases", lambda now: replace(now, corrected=True), LEAST_BIAS_GAIN_DB),
 )
 
 
@@ -228,9 +230,9 @@ def search(maker: Maker, budget: float = BUDGET) -> Found:
             bar.update()
         best = Settings(max(METHODS, key=lambda method: compared[method].sqnr_db))
         tried = [Tried(n, each, n == best.method) for n, each in compared.items()]
-        for name, step in STEPS:
+        for name, step, least_gain_db in STEPS:
             parity = maker.measure(step(best))
-            is_better = parity.sqnr_db > maker.measure(best).sqnr_db + LEAST_GAIN_DB
+            is_better = parity.sqnr_db > maker.measure(best).sqnr_db + least_gain_db
             best = step(best) if is_better else best
             tried.append(Tried(name, parity, is_better))
             bar.update()

@@ -303,9 +303,15 @@ def projection_in_float(model):
 
 
 def map_crosses_border_in_float(model):
-    """PEM's gate product reads the last block's output before its Q."""
-    product = readers(model, gate(model).output[0])[0]
-    product.input[0] = producer(model, producer(model, product.input[0]).input[0]).input[0]
+    """What PEM's gate multiplies comes from the last block's output before its Q."""
+    reader = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "Slice"
+        and _kind_before(model, node.input[0]) == DEQUANTISE
+        and any(each.op_type == "Concat" for each in readers(model, node.output[0]))
+    )
+    reader.input[0] = producer(model, producer(model, reader.input[0]).input[0]).input[0]
 
 
 def quantised_twice(model):

@@ -27,7 +27,7 @@ from export.half_check import HalfCheck, half_check, rounded_session
 from export.int8.quantise import reference_session, steps_of
 from export.parity import compare, session_clips
 from export.report.verdict import read_report
-from runtime.bundle import load_bundle, load_golden
+from runtime.bundle import GRAPH_OF, Precision, load_bundle, load_golden
 from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError, ExportError, GateError
 from runtime.files import sha256_of
@@ -105,7 +105,9 @@ def test_states_are_listed_with_each_graphs_dtype(built):
 
 def test_graphs_pass_preflight(built):
     bundle = built.bundle
-    for kind, precision in (("step", "float32"), ("step_fp16", "float16"), ("step_int8", "int8")):
+    precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    for precision in precisions:
+        kind = GRAPH_OF[precision]
         path, states = bundle.graph_path(kind), bundle.graph(kind).states
         assert preflight(path, states=states, precision=precision) == []
 
@@ -211,8 +213,15 @@ def test_a_second_export_streams_no_clip_again(checkpoint, data, tmp_path, capsy
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         bundle = export.bundle._float_bundle(model, facts, tmp_path / name)
-        given = (bundle, compared.rest, compared.frames, cache)
-        found.append(sha256_of(tmp_path / name / export.bundle._quantise(*given).graph.file))
+        quantised = export.bundle._quantise(
+            bundle,
+            compared.rest,
+            compared.frames,
+            cache_dir=cache,
+            budget=0.0,
+            worst_on=None,
+        )
+        found.append(sha256_of(tmp_path / name / quantised.graph.file))
         said = capsys.readouterr().out
         before = f"calibration: 10 of 10 clips were recorded before ({cache})"
         assert (before in said.splitlines()) == (name == "second")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.actions import Action, ActionTracker
 from runtime.decision import Decision, consensus, softmax, utc_now
 
 
@@ -41,6 +40,14 @@ def test_softmax_is_stable_and_sums_to_one():
     assert softmax(np.zeros(7, np.float32)).sum() == pytest.approx(1)
 
 
+def test_a_temperature_divides_the_logits():
+    logits = np.array([3, 1, 0], np.float32)
+    half = np.array([1.5, 0.5, 0], np.float32)
+    np.testing.assert_array_equal(softmax(logits, 1.0), softmax(logits))
+    assert softmax(logits, 2.0).tolist() == pytest.approx(softmax(half).tolist())
+    assert softmax(logits, 0.5)[0] > softmax(logits)[0] > softmax(logits, 2.0)[0]
+
+
 def test_top_lists_the_best_first_and_keeps_order_on_ties():
     assert decision(prob=0.25).top(["a", "b"], 5) == [("b", 0.75), ("a", 0.25)]
     assert decision(prob=0.5).top(["a", "b"], 1) == [("a", 0.5)]
@@ -49,27 +56,3 @@ def test_top_lists_the_best_first_and_keeps_order_on_ties():
 def test_utc_is_iso_8601_with_its_zone():
     assert utc_now().endswith("+00:00")
     assert utc_now()[10] == "T"
-
-
-def test_equal_decisions_are_one_action():
-    tracker = ActionTracker()
-    seen = [
-        tracker.see(decision(label, prob, time_s))
-        for label, prob, time_s in (
-            ("a", 0.6, 1.0),
-            ("a", 0.9, 1.25),
-            ("a", 0.7, 1.5),
-            ("b", 0.5, 2.0),
-        )
-    ]
-    assert seen == [None, None, None, Action("a", 1.0, 1.5, 0.9, 3)]
-    assert tracker.finish() == Action("b", 2.0, 2.0, 0.5, 1)
-    assert tracker.finish() is None
-
-
-def test_warming_decisions_make_no_action():
-    tracker = ActionTracker()
-    tracker.see(decision("a", 0.9, 0.0, warming=True))
-    tracker.see(decision("a", 0.6, 1.0))
-    tracker.see(decision("b", 0.9, 1.5, warming=True))
-    assert tracker.finish() == Action("a", 1.0, 1.0, 0.6, 1)

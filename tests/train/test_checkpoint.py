@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import CheckpointError
+from runtime.operating_point import OperatingPoint
+from runtime.policy import Policy, Thresholds
 from runtime.preprocess import PictureRule
 from runtime.sampling import ClipLengths, SamplingContract
 from tests.train.models import UNITS, facts_of_model, lively_model, pictures, write_checkpoint
@@ -39,6 +41,11 @@ def test_model_and_facts_come_back(tmp_path):
         sampling=SamplingContract(
             num_segments=8, window_s=3.25, consensus_len=4, clip_lengths=ClipLengths(9, 1, 2, 3)
         ),
+        operating=OperatingPoint(
+            temperature=1.25,
+            policy=Policy(enter=0.5, lag_s=0.5, classes={"b": Thresholds(0.4, 0.2)}, ignore=("a",)),
+            measured={"event_f1": 0.9},
+        ),
         metrics={"val_top1": 0.75},
         recipe={"backbone": "tiny", "exclude": ("still",)},
     )
@@ -47,6 +54,13 @@ def test_model_and_facts_come_back(tmp_path):
     assert read == facts
     assert not model.training
     assert torch.equal(model(pictures(2, 3)), MODEL(pictures(2, 3)))
+
+
+def test_an_older_checkpoint_has_no_operating_point(checkpoint):
+    data = torch.load(checkpoint, weights_only=True)
+    del data[ENTRY]["operating_point"]
+    torch.save(data, checkpoint)
+    assert load_checkpoint(checkpoint)[1].operating == OperatingPoint()
 
 
 # ---- files that are no checkpoint
@@ -138,8 +152,9 @@ def test_weights_that_do_not_fit_the_facts_are_one_clear_error(tmp_path, config,
         {"model": None},
         {"sampling": {"num_segments": 0, "window_s": 1, "consensus_len": 1, "clip_lengths": None}},
         {"picture": {}},
+        {"operating_point": {**OperatingPoint().to_json(), "temperature": 0}},
     ],
-    ids=["format", "backbone", "field", "empty", "none", "range", "picture"],
+    ids=["format", "backbone", "field", "empty", "none", "range", "picture", "temperature"],
 )
 def test_facts_of_another_version_are_refused(checkpoint, change):
     with pytest.raises(CheckpointError, match="describes an architecture this version does not"):

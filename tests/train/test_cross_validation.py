@@ -13,13 +13,13 @@ from runtime.command import run_command
 from runtime.errors import DataError
 from runtime.policy import Policy
 from tests.train import small_data
+from tests.train.test_live_score import Said
 from train import fit
 from train.checkpoint import load_checkpoint
 from train.cross_validation import (
     Answered,
     Interval,
     Plan,
-    Said,
     _parser,
     _plan,
     accuracy_of,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from runtime.policy import Policy
+from runtime.policy import Policy, check_policy
 from runtime.sampling import SamplingContract
 from runtime.sources.choose import open_source
 from tests.runtime.test_decision import decision
@@ -22,6 +22,7 @@ from train.live_fit import (
     fit_live,
     fit_policy,
     fit_temperature,
+    lags_s,
     shortest_good,
 )
 from train.live_score import LiveTape
@@ -192,6 +193,15 @@ def test_blips_are_bridged_and_dropped():
     assert policy.max_gap_s > 0
     assert policy.min_duration_s > 0
     assert f1_of(tape, policy) > 0.9
+
+
+@pytest.mark.parametrize("num_segments", range(1, 17))
+def test_a_bundle_takes_every_lag_that_is_tried(num_segments):
+    sampling = SamplingContract(num_segments=num_segments, window_s=1.0, consensus_len=32)
+    lags = lags_s(sampling)
+    assert len(lags) == num_segments
+    for lag_s in lags:
+        check_policy(Policy(lag_s=lag_s), LABELS, sampling.warm_up_s)
 
 
 def test_the_fit_is_the_same_every_time():

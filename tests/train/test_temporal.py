@@ -117,4 +117,6 @@ def test_shift_then_gate_is_gate_then_shift_to_the_bit():
     expected, state = shift.step(x * gate, past)
     got, after = shift.step_gated(x, gate, past)
     assert torch.equal(got, expected)
+    assert after.map is not None
+    assert state.map is not None
     assert torch.equal(after.map, state.map)

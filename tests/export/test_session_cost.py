@@ -1,0 +1,91 @@
+"""The sessions of a CPU against one another: the same numbers first, then what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export import session_cost
+from export.session_cost import run_frames, session_costs, wandering_pictures
+from export.step_cost import main
+from runtime.command import run_command
+from runtime.preprocess import PictureRule
+from runtime.selftest import sqnr_db
+from runtime.sessions.ort import OrtStepSession
+from runtime.sessions.ov import OvStepSession
+from tests.export.real_bundle import write_real_bundle
+from tests.mini_bundle import write_mini_bundle
+from tests.openvino_part import needs_openvino
+
+MODELS = [
+    ("tiny", "pem-tsm"),
+    ("tiny", "tsm-pem"),
+    ("tiny", "plain"),
+    ("narrow18", "pem-tsm"),
+    ("narrow50", "pem-tsm"),
+    ("efficientnet_lite0", "pem-tsm"),
+]
+
+
+@needs_openvino
+@pytest.mark.parametrize(("precision", "least_db"), [("float32", 100), ("int8", 30)])
+@pytest.mark.parametrize(("backbone", "kind"), MODELS)
+def test_openvino_computes_every_kind_of_graph_as_written(
+    step_of, tmp_path, backbone, kind, precision, least_db
+):
+    bundle = write_real_bundle(tmp_path / "bundle", step_of(backbone, kind))
+    frames = wandering_pictures(bundle.picture)
+    with OrtStepSession(bundle, precision, optimise=False) as session:
+        expected = run_frames(session, frames)
+    with OvStepSession(bundle, precision, threads=1) as session:
+        got = run_frames(session, frames)
+    assert np.ptp(expected, axis=0).max() > 0.1  # the frames matter
+    assert sqnr_db(got, expected) > least_db
+
+
+@needs_openvino
+def test_costs_are_of_the_sessions_they_name(tmp_path, monkeypatch):
+    """A clock that knows what each session takes; the first rounds do not count."""
+    takes = {"ort": {"float32": 2, "int8": 4}, "openvino": {"float32": 3, "int8": 1}}
+    now = [0]
+    monkeypatch.setattr(session_cost.time, "process_time_ns", lambda: now[0])
+    opened = session_cost.open_chosen
+
+    def slow(bundle, choice, phases, *, threads):
+        session = opened(bundle, choice, phases, threads=threads)
+        step, calls = session.step, []
+        now[0] += 7_000_000
+
+        def stepped(*arguments):
+            calls.append(1)
+            warm = len(calls) > session_cost.FRAMES + session_cost.WARM_UP
+            now[0] += takes[choice.backend][choice.precision] * (1_000_000 if warm else 9_000_000)
+            return step(*arguments)
+
+        monkeypatch.setattr(session, "step", stepped)
+        return session
+
+    monkeypatch.setattr(session_cost, "open_chosen", slow)
+    rows = session_costs(write_mini_bundle(tmp_path), rounds=3)
+    assert [(row.ms, row.ratio.median, row.opened_ms) for row in rows] == [
+        (2, 1, 7), (4, 2, 7), (3, 1.5, 7), (1, 0.5, 7),
+    ]  # fmt: skip
+    assert ["ONNX" in row.session for row in rows] == [True, True, False, False]
+    assert all(row.sqnr_db > 60 for row in rows)
+
+
+@needs_openvino
+def test_the_table_of_the_command(tmp_path, capsys):
+    bundle, out = write_mini_bundle(tmp_path / "bundle").folder, tmp_path / "found.json"
+    arguments = ["--bundle", str(bundle), "--sessions", "tiny:32", "--pairs", "2"]
+    assert run_command(lambda: main([*arguments, "--json", str(out)])) == 0
+    table = capsys.readouterr().out
+    assert "| mini | ONNX Runtime " in table
+    assert "| tiny at 32 | OpenVINO " in table
+    assert '"sqnr_db"' in out.read_text()
+
+
+def test_pictures_are_the_models_and_each_is_another():
+    frames = wandering_pictures(PictureRule(height_px=30, width_px=44))
+    assert frames.shape == (session_cost.FRAMES, 30, 44, 3)
+    assert len({frame.tobytes() for frame in frames}) == len(frames)
