@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from export.step_cost import main
-from export.step_engines import ENGINES, step_in
+from export.step_engines import step_in
 from export.step_ratios import GRAPHS, kernels_as_markdown, step_ratios, write_graphs
 from runtime.command import run_command
 from runtime.errors import ExportError
+from tests.openvino_part import needs_openvino
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +21,8 @@ def files(tmp_path_factory):
     return write_graphs("tiny", 32, tmp_path_factory.mktemp("graphs"))
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=["onnxruntime", pytest.param("openvino", marks=needs_openvino)])
 def engine(request):
-    if request.param == "openvino":
-        pytest.importorskip("openvino")
     return request.param
 
 
