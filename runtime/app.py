@@ -6,21 +6,31 @@ import logging
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from runtime.bundle import Bundle, load_bundle
-from runtime.errors import SourceError, TdrlError
-from runtime.interrupt import stop_on_signals
+from runtime.errors import PolicyError, SourceError, TdrlError
+from runtime.event_log import EventFile
+from runtime.interrupt import outlive_hangup, stop_on_signals
 from runtime.live import Stream
 from runtime.outputs import Outputs
+from runtime.periodic import Periodic
+from runtime.policy import load_policy
 from runtime.selftest import run_self_test
 from runtime.sessions.base import StepSession
 from runtime.sessions.choose import choose_session, open_chosen
 from runtime.sources.capture import explain_unusable
 from runtime.sources.choose import open_source
 from runtime.sources.uri import parse_source
+from runtime.status_line import ServiceStatus, StatusLine
+from runtime.watchdog import ServiceManager, Watchdog
+from runtime.web.address import WebAddress
+from runtime.web.start import start_web
+from runtime.webhook import Webhook, WebhookUrl
 
+BYTES_PER_MB = 1_000_000
+MAY_COME = ("camera", "network")  # what waiting can mend
 SIGNALLED = 128  # the shell's base for a command that a signal ended
 
 logger = logging.getLogger(__name__)
@@ -32,6 +42,8 @@ class StreamOptions:
 
     source: str
     bundle: Path
+    wait_for_source: bool = False
+    software_decode: bool = False
     precision: str = "auto"
     backend: str = "auto"
     phases: int | None = None
@@ -39,11 +51,18 @@ class StreamOptions:
     headless: bool = False
     output: Path | None = None
     events: Path | None = None
+    events_max_mb: float = 100.0
+    events_keep: int = 5
+    webhook: str | None = field(default=None, repr=False)
+    web: WebAddress | None = None
+    web_token: str | None = field(default=None, repr=False)
+    policy: Path | None = None
     realtime: bool = False
     max_seconds: float | None = None
     self_test: bool = True
     threads: int | None = None
     engine_dir: Path | None = None
+    stats_every_s: float = 0.0
 
 
 def run_stream(options: StreamOptions) -> tuple[int, str]:
@@ -58,30 +77,58 @@ def run_stream(options: StreamOptions) -> tuple[int, str]:
 
     Raises:
         BundleError: The bundle cannot be used; nothing was opened.
+        PolicyError: The policy file cannot be used; nothing was opened.
         SourceError: The source cannot be opened; nothing was written.
         SessionError: The session cannot be made, or is wrong.
         RunFailedError: It ran and ended badly; its files are complete.
     """
+    hook_url = None if options.webhook is None else WebhookUrl.parse(options.webhook)
     bundle = _prepared_bundle(options)
-    explain_unusable(parse_source(options.source))
+    uri = parse_source(options.source, allow_pipeline=True)
+    if not (options.wait_for_source and uri.kind in MAY_COME):
+        explain_unusable(uri)
+    manager = ServiceManager.from_environment()
     with ExitStack() as opened:
+        opened.enter_context(outlive_hangup())
+        web = None
+        if options.web is not None:
+            web = opened.enter_context(start_web(options.web, options.web_token))
         session = opened.enter_context(_session(bundle, options))
-        source = opened.enter_context(open_source(options.source, realtime=options.realtime))
+        _check_watchdog(manager, bundle, session)
+        source = opened.enter_context(
+            open_source(
+                options.source,
+                realtime=options.realtime,
+                wait=options.wait_for_source,
+                software_decode=options.software_decode,
+                allow_pipeline=True,
+            )
+        )
+        # a camera that is off at boot is no reason to fail: the first attempt is enough
+        manager.ready(f"started on {source.name}")
         stream = Stream(bundle, source, session, max_seconds=options.max_seconds)
+        webhook = None if hook_url is None else opened.enter_context(Webhook(hook_url))
         outputs = opened.enter_context(
             Outputs(
                 bundle,
                 source.name,
                 fps=None if source.is_live else source.fps,
-                events=options.events,
+                events=_event_file(options),
+                webhook=webhook,
+                board=None if web is None else web.board.add(bundle, stream),
                 video=options.output,
                 headless=options.headless,
             )
         )
         outputs.note("start", **_start_facts(bundle, session))
         signals = opened.enter_context(stop_on_signals(stream.stop))
+        status = ServiceStatus(stream)
+        opened.enter_context(Watchdog(manager, lambda: stream.progress, status.text))
+        if options.stats_every_s > 0:
+            line = StatusLine(stream)
+            opened.enter_context(Periodic(options.stats_every_s, line.log, "status line"))
         failure = _play(stream, outputs)
-        outputs.note("end", **asdict(stream.counts))
+        outputs.note("end", **asdict(stream.counts), **outputs.counts())
     if failure is not None:
         raise RunFailedError(str(failure), summary(stream)) from failure
     return _status(stream, signals), summary(stream)
@@ -111,16 +158,42 @@ def summary(stream: Stream) -> str:
 
 def _prepared_bundle(options: StreamOptions) -> Bundle:
     bundle = load_bundle(options.bundle)
-    if options.window_s is None:
+    if options.window_s is not None:
+        bundle = _with_window(bundle, options.window_s)
+    if options.policy is None:
         return bundle
+    longest_lag_s = bundle.sampling.warm_up_s
+    try:
+        policy = load_policy(
+            options.policy, bundle.operating.policy, bundle.labels, longest_lag_s=longest_lag_s
+        )
+    except PolicyError as err:
+        for problem in err.problems[:-1]:
+            logger.error("%s", problem)
+        raise PolicyError(err.problems[-1]) from err
+    return replace(bundle, operating=replace(bundle.operating, policy=policy))
+
+
+def _with_window(bundle: Bundle, window_s: float) -> Bundle:
     trained_s = bundle.sampling.window_s
-    if options.window_s != trained_s:
+    if window_s != trained_s:
         logger.warning(
             "window %g s, trained with %g s: accuracy was measured with the latter",
-            options.window_s,
+            window_s,
             trained_s,
         )
-    return replace(bundle, sampling=replace(bundle.sampling, window_s=options.window_s))
+    return replace(
+        bundle,
+        sampling=replace(bundle.sampling, window_s=window_s),
+        operating=bundle.operating.stretched(window_s / trained_s),
+    )
+
+
+def _event_file(options: StreamOptions) -> EventFile | None:
+    if options.events is None:
+        return None
+    max_bytes = round(options.events_max_mb * BYTES_PER_MB)
+    return EventFile(options.events, max_bytes=max_bytes, keep=options.events_keep)
 
 
 def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
@@ -137,6 +210,18 @@ def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
     return session
 
 
+def _check_watchdog(manager: ServiceManager, bundle: Bundle, session: StepSession) -> None:
+    """A window of minutes has ticks so rare that the manager would take it for a hang."""
+    sampling = bundle.sampling
+    interval_s = sampling.window_s / (sampling.num_segments * session.num_phases)
+    if manager.watchdog_s is not None and 2 * interval_s > manager.watchdog_s:
+        logger.warning(
+            "a step every %.1f s is too rare for a watchdog of %g s: raise WatchdogSec or --phases",
+            interval_s,
+            manager.watchdog_s,
+        )
+
+
 def _start_facts(bundle: Bundle, session: StepSession) -> dict[str, object]:
     return {
         "bundle": bundle.name,
@@ -145,6 +230,8 @@ def _start_facts(bundle: Bundle, session: StepSession) -> dict[str, object]:
         "num_segments": bundle.sampling.num_segments,
         "consensus_len": bundle.sampling.consensus_len,
         "phases": session.num_phases,
+        "temperature": bundle.operating.temperature,
+        "policy": bundle.operating.policy.to_json(),
     }
 
 

@@ -59,6 +59,7 @@ class Stream:
     Attributes:
         latency: Grab to decision.
         latest: The last frame and what came of it; None before the first.
+        latest_decision: The last decision; None before the first.
 
     Raises:
         ValueError: The session has more than one stream, or `max_seconds` is not > 0.
@@ -79,12 +80,27 @@ class Stream:
         self.source = source
         self.latency = LatencyStats()
         self.latest: Moment | None = None
+        self.latest_decision: Decision | None = None
         self._own_session: StepSession | None = None
         if session is None:
             session = self._own_session = open_session(bundle)
         self._stepper = Stepper(bundle, session, source.name)
         self._max_seconds = max_seconds
         self._first_s: float | None = None
+        self._waits = False
+        self._attempts = 0
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Changes while the stream is healthy: its ticks, and its attempts to reach the source.
+
+        A source that is away is no fault of this process as long as it is tried again. The
+        attempts count only while nothing but a frame is waited for, so a step that hangs shows
+        even when the source is away too. Safe from any thread.
+        """
+        if self._waits:
+            self._attempts = self.source.counts.attempts
+        return self._stepper.steps + self._stepper.missed, self._attempts
 
     @property
     def counts(self) -> StreamCounts:
@@ -117,12 +133,16 @@ class Stream:
             SessionError: The engine failed.
         """
         timer = self._start_timer()
+        self._waits = True
         try:
             for frame in self.source:
+                self._waits = False
                 if self._is_over(frame):
                     break
                 yield self._see(frame)
+                self._waits = True
         finally:
+            self._waits = False
             if timer is not None:
                 timer.cancel()
             if self._own_session is not None:
@@ -136,6 +156,7 @@ class Stream:
         moment = self._stepper.take(frame)
         if moment.decision is not None:
             self.latency.add(moment.decision.latency_ms)
+            self.latest_decision = moment.decision
         self.latest = moment
         return moment
 

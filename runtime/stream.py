@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,27 @@ if not __package__:  # run as a file: its folder is on the path, the repository 
 from runtime import __version__
 from runtime.artifacts import default_bundle
 from runtime.command import run_command
+from runtime.sources.uri import parse_source
+from runtime.web.address import WebAddress
+
+STATS_EVERY_S = 60.0
 
 EXAMPLES = """\
 examples:
   python runtime/stream.py --camera 0
   python runtime/stream.py --camera /dev/v4l/by-id/usb-cam-index0 --headless --events log.jsonl
+  python runtime/stream.py --camera '0?width=1280&height=720&fps=30&format=MJPG'
+  python runtime/stream.py --camera 'csi://0?width=1280&height=720&fps=30'
   python runtime/stream.py --source video.mp4 --headless --output annotated.mp4
+  python runtime/stream.py --source 'frames/?fps=12' --headless --events log.jsonl
   python runtime/stream.py --source rtsp://user:password@10.0.0.7/stream --headless
+  python runtime/stream.py --camera 0 --headless --web 8080
+  TDRL_SOURCE=rtsp://user:password@10.0.0.7/stream \\
+    python runtime/stream.py --source-env TDRL_SOURCE --wait-for-source --headless
 
 The status is 0 when the source ended or was stopped by Ctrl-C, SIGTERM, q or --max-seconds;
-1 after an error; 130 or 143 when Ctrl-C or SIGTERM came before the first step.
+1 after an error; 130 or 143 when Ctrl-C or SIGTERM came before the first step. SIGHUP counts
+as SIGTERM where the standard input is a terminal, and is ignored elsewhere.
 """
 
 
@@ -54,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr
     )
-    return run_command(lambda: _run(options))
+    return run_command(lambda: _list_cameras() if options.list_cameras else _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -64,7 +76,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ImportError(
             f"{err}; pip install 'tdrl-edge[cpu]', on a Jetson: apt install python3-opencv"
         ) from err
-    fields = vars(options) | {"source": options.source or options.camera}
+    fields = vars(options) | {"source": _source_text(options), "webhook": _webhook_text(options)}
+    fields["web_token"] = options.web_token_env and _from_environment(options.web_token_env)
     wanted = {name: fields[name] for name in StreamOptions.__dataclass_fields__}
     try:
         status, last_line = run_stream(StreamOptions(**wanted))
@@ -75,12 +88,64 @@ def _run(options: argparse.Namespace) -> int:
     return status
 
 
+def _list_cameras() -> int:
+    from runtime.sources.v4l2 import camera_table, list_cameras  # V4L2 is Linux's
+
+    print(camera_table(list_cameras()), flush=True)
+    return 0
+
+
+def _source_text(options: argparse.Namespace) -> str:
+    """What the user wrote, wherever it was written.
+
+    Raises:
+        ValueError: The environment variable is not set.
+    """
+    if options.source_env is None:
+        return str(options.source or options.camera)
+    return _from_environment(options.source_env)
+
+
+def _webhook_text(options: argparse.Namespace) -> str | None:
+    if options.webhook_env is None:
+        return None if options.webhook is None else str(options.webhook)
+    return _from_environment(options.webhook_env)
+
+
+def _from_environment(name: str) -> str:
+    # taken out, so that a program that this one starts does not get the password
+    text = os.environ.pop(name, "").strip()
+    if not text:
+        raise ValueError(f"the environment variable {name} is not set or empty")
+    return text
+
+
 def _add_input(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
     source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--camera", metavar="N", type=_camera, help="number or /dev path")
+    source.add_argument("--camera", metavar="N", type=_camera, help="number, /dev path or csi://0")
     source.add_argument(
-        "--source", metavar="URI", help="video file, rtsp://, http:// or a camera's path"
+        "--source",
+        metavar="URI",
+        help="video file, folder of pictures, camera, rtsp://, http://, gst:",
+    )
+    source.add_argument(
+        "--source-env",
+        metavar="NAME",
+        help="environment variable that holds the source: keeps passwords out of process lists",
+    )
+    group.add_argument(
+        "--wait-for-source",
+        action="store_true",
+        help="a camera or stream that is not there at the start is tried again until it is",
+    )
+    source.add_argument(
+        "--list-cameras", action="store_true", help="the cameras of this machine, by stable path"
+    )
+    group.add_argument(
+        "--software-decode",
+        action="store_true",
+        help="decode RTSP on the CPU where a Jetson's video hardware could",
     )
     group.add_argument("--realtime", action="store_true", help="play files at their own pace")
     group.add_argument("--max-seconds", metavar="S", type=_positive, help="stop after S seconds")
@@ -96,9 +161,17 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         help="bundle folder (default: artifacts/latest/bundle)",
     )
     group.add_argument(
-        "--backend", choices=("auto", "ort", "tensorrt", "tensorrt_rtx"), default="auto"
+        "--backend",
+        choices=("auto", "ort", "openvino", "tensorrt", "tensorrt_rtx"),
+        default="auto",
+        help="auto: TensorRT where an NVIDIA GPU is, else OpenVINO where installed, else ort",
     )
-    group.add_argument("--precision", choices=("auto", "float32", "int8"), default="auto")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "float16", "int8"),
+        default="auto",
+        help="auto: int8 where the bundle has it, float32 with ort; float16 is for NVIDIA GPUs",
+    )
     group.add_argument(
         "--phases",
         metavar="P",
@@ -112,7 +185,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         help="seconds that a window spans, instead of the trained ones",
     )
-    group.add_argument("--threads", metavar="N", type=_count, help="threads of ONNX Runtime")
+    group.add_argument("--threads", metavar="N", type=_count, help="threads of a step on the CPU")
     group.add_argument(
         "--engine-dir",
         metavar="DIR",
@@ -132,11 +205,71 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--headless", action="store_true", help="show no window")
     group.add_argument("--output", metavar="FILE", type=Path, help="write annotated video")
     group.add_argument("--events", metavar="FILE", type=Path, help="append events as JSON lines")
+    group.add_argument(
+        "--events-max-mb",
+        metavar="MB",
+        type=_positive,
+        default=100.0,
+        help="begin a new file at this size (default: 100)",
+    )
+    group.add_argument(
+        "--events-keep",
+        metavar="N",
+        type=_whole,
+        default=5,
+        help="older event files to keep: FILE.1 to FILE.N (default: 5)",
+    )
+    group.add_argument(
+        "--web",
+        metavar="[HOST:]PORT",
+        type=_web_address,
+        help="page with picture, decisions, events, charts, /healthz and /metrics; only for this "
+        "machine unless HOST says otherwise, and then a token is needed",
+    )
+    group.add_argument(
+        "--web-token-env",
+        metavar="NAME",
+        help="environment variable that holds the page's token (default: a random one, shown on "
+        "the terminal)",
+    )
+    webhook = group.add_mutually_exclusive_group()
+    webhook.add_argument(
+        "--webhook",
+        metavar="URL",
+        type=_webhook,
+        help="POST the start and end of each action as JSON",
+    )
+    webhook.add_argument(
+        "--webhook-env",
+        metavar="NAME",
+        help="environment variable that holds the webhook's URL",
+    )
+    group.add_argument(
+        "--policy",
+        metavar="FILE",
+        type=Path,
+        help="JSON file: thresholds, hysteresis, ignored classes (default: the bundle's)",
+    )
+    group.add_argument(
+        "--stats-every",
+        dest="stats_every_s",
+        metavar="S",
+        type=_not_negative,
+        default=STATS_EVERY_S,
+        help="log frame rate, drops, latency, clocks, temperature and power every S seconds; "
+        "0: never (default: %(default)s)",
+    )
 
 
 def _camera(text: str) -> str:
-    if not (text.isdecimal() or text.startswith("/dev/")):
-        raise argparse.ArgumentTypeError("a camera is a number or a /dev path; see --source")
+    try:
+        kind = parse_source(text).kind
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from None
+    if kind not in ("camera", "csi"):
+        raise argparse.ArgumentTypeError(
+            "a camera is a number or a /dev path, on a Jetson also csi://0; see --source"
+        )
     return text
 
 
@@ -146,14 +279,48 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> float:
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text}")
+    return int(text)
+
+
+def _web_address(text: str) -> WebAddress:
     try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+        return WebAddress.parse(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+
+
+def _webhook(text: str) -> str:
+    from runtime.webhook import WebhookUrl
+
+    try:
+        WebhookUrl.parse(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+    return text
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number > 0, got {text}")
     return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 if __name__ == "__main__":

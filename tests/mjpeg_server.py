@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,8 +21,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def mjpeg_camera(port: int, *, fps: float = 50.0) -> Iterator[str]:
-    """Serve grey pictures that get brighter by one level a frame; gives the URL."""
+def mjpeg_camera(
+    port: int,
+    *,
+    fps: float = 50.0,
+    flows: threading.Event | None = None,
+    spoil: Callable[[bytes], bytes] = bytes,
+) -> Iterator[str]:
+    """Serve grey pictures that get brighter by one level a frame; gives the URL.
+
+    While `flows` is clear nothing is sent and nothing is closed. `spoil` changes each JPEG.
+    """
     closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,8 +43,10 @@ def mjpeg_camera(port: int, *, fps: float = 50.0) -> Iterator[str]:
             try:
                 while not closing.is_set():
                     picture = np.full((48, 64, 3), number % 250, np.uint8)
-                    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+                    jpeg = spoil(cv2.imencode(".jpg", picture)[1].tobytes())
                     head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    while not (flows is None or flows.is_set() or closing.is_set()):
+                        time.sleep(0.02)
                     self.wfile.write(b"--frame\r\n" + head.encode() + jpeg + b"\r\n")
                     number += 1
                     time.sleep(1 / fps)

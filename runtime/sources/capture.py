@@ -5,7 +5,9 @@ Everything past this module is RGB.
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,16 +16,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import SourceError
+from runtime.errors import SourceError, SourceRefusedError
 from runtime.preprocess import Picture
-from runtime.sources.uri import SourceUri
+from runtime.sources.gstreamer import (
+    GstCapture,
+    check_gstreamer,
+    has_jetson_decoder,
+    missing_elements,
+)
+from runtime.sources.network import check_address, explain_failure
+from runtime.sources.pipelines import Pipeline, csi_pipeline, rtsp_pipeline, user_pipeline
+from runtime.sources.uri import SourceUri, Wish
 
 OPEN_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 2.0
+# One to fill while another is read: pictures must not wait in a queue.
+CAMERA_BUFFERS = 2
+RTSP_SCHEMES = ("rtsp://", "rtsps://")
+CSI_ELEMENTS = ("nvarguscamerasrc", "nvvidconv")
 # -8 is AV_LOG_QUIET. FFmpeg prints URLs with their passwords when it cannot open them.
 FFMPEG_LOG_VARIABLE = "OPENCV_FFMPEG_LOGLEVEL"
 FFMPEG_QUIET = "-8"
 OPENCV_SILENT = 0
+# OpenCV waits 10 s for a V4L2 camera's picture otherwise.
+V4L2_TIMEOUT_VARIABLE = "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"
+
+logger = logging.getLogger(__name__)
 
 
 class Capture(Protocol):
@@ -46,11 +64,12 @@ class Capture(Protocol):
         ...
 
 
-def open_capture(uri: SourceUri) -> cv2.VideoCapture:
+def open_capture(uri: SourceUri, *, software_decode: bool = False) -> Capture:
     """Open a source with time limits.
 
     Args:
         uri: What to open.
+        software_decode: Decode RTSP on the CPU where a Jetson's hardware could.
 
     Returns:
         An open capture. The caller releases it.
@@ -60,36 +79,56 @@ def open_capture(uri: SourceUri) -> cv2.VideoCapture:
     """
     quiet_native_logs()
     explain_unusable(uri)
+    if uri.kind == "network":
+        check_address(uri, OPEN_TIMEOUT_S)
+    pipeline = _pipeline(uri, software_decode=software_decode)
     try:
-        capture = _open(uri)
-    except cv2.error as err:
-        raise SourceError(f"{uri.name} cannot be opened ({type(err).__name__})") from err
-    if not capture.isOpened():
-        capture.release()
-        raise SourceError(f"{uri.name} cannot be opened; {_advice(uri)}")
-    return capture
+        if pipeline is not None:
+            return _open_pipeline(uri, pipeline)
+        return _open_with_opencv(uri)
+    except SourceRefusedError:
+        raise
+    except SourceError as err:
+        if uri.kind != "network":
+            raise
+        if pipeline is not None:
+            err = SourceError(f"{err}; --software-decode takes the CPU instead")
+        raise explain_failure(uri) or err from None
 
 
 def explain_unusable(uri: SourceUri) -> None:
     """Refuse early what can be seen without opening anything.
 
     Raises:
-        SourceError: No such file or device, a folder, no permission.
+        SourceError: No such file or device, no permission, no GStreamer.
     """
-    if uri.kind == "network":
-        return
-    path = _device_path(uri) if uri.kind == "camera" else Path(uri.target)
-    if path is None:
-        return
-    if not path.exists():
+    if uri.kind in ("csi", "pipeline"):
+        check_gstreamer(uri.name)
+    path = _path_of(uri)
+    if path is not None:
+        _explain_unusable_path(uri, path)
+
+
+def _explain_unusable_path(uri: SourceUri, path: Path) -> None:
+    noun = "camera" if uri.kind == "camera" else "file"
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
         raise SourceError(
-            f"{uri.name} cannot be opened: no such {_noun(uri)} ({path}){_others(uri)}"
-        )
-    if path.is_dir():
-        raise SourceError(f"{uri.name} is a folder; --source takes one video file")
+            f"{uri.name} cannot be opened: no such {noun} ({_shown(uri, path)}){_others(uri)}"
+        ) from None
+    except (OSError, ValueError) as err:  # no folder on the way, a name too long
+        reason = getattr(err, "strerror", None) or type(err).__name__
+        raise SourceError(f"{uri.name} cannot be opened: {reason}") from None
+    if uri.kind == "camera" and not stat.S_ISCHR(mode):
+        raise SourceError(f"{uri.name} is no camera device; a file is given without /dev")
+    if uri.kind == "file" and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise SourceError(f"{uri.name} is no regular file; a pipe is read by gst:fdsrc or filesrc")
     if not os.access(path, os.R_OK):
         group = "; add the user to the group `video`" if uri.kind == "camera" else ""
-        raise SourceError(f"{uri.name} cannot be opened: no permission to read {path}{group}")
+        raise SourceError(
+            f"{uri.name} cannot be opened: no permission to read {_shown(uri, path)}{group}"
+        )
 
 
 def rgb_from_bgr(image: NDArray[Any]) -> Picture:
@@ -114,16 +153,90 @@ def nominal_fps(capture: Capture) -> float | None:
 def quiet_native_logs() -> None:
     """Keep FFmpeg's and OpenCV's own lines off stderr, unless the user asked for them.
 
-    FFmpeg reads the variable when a capture is first opened in the process.
+    The variables are read when a capture is first opened in the process.
     """
     os.environ.setdefault(FFMPEG_LOG_VARIABLE, FFMPEG_QUIET)
+    os.environ.setdefault(V4L2_TIMEOUT_VARIABLE, str(round(READ_TIMEOUT_S)))
     if "OPENCV_LOG_LEVEL" in os.environ:
         return
     native_log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4.6 has the call in cv2 itself
     native_log.setLogLevel(OPENCV_SILENT)
 
 
-def _open(uri: SourceUri) -> cv2.VideoCapture:
+def ask_for(capture: cv2.VideoCapture, wish: Wish, name: str) -> None:
+    """Ask a V4L2 camera for a format, and say what it gives instead.
+
+    Args:
+        capture: The open camera.
+        wish: What to ask for.
+        name: The camera's name, for the log.
+    """
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, CAMERA_BUFFERS)
+    wanted: list[tuple[int, float | None, str]] = [
+        (cv2.CAP_PROP_FRAME_WIDTH, wish.width_px, "width"),
+        (cv2.CAP_PROP_FRAME_HEIGHT, wish.height_px, "height"),
+        (cv2.CAP_PROP_FPS, wish.fps, "fps"),
+    ]
+    # the pixel format first: sizes and rates depend on it
+    if wish.fourcc is not None:
+        capture.set(cv2.CAP_PROP_FOURCC, _fourcc_number(wish.fourcc))
+    for key, value, _ in wanted:
+        if value is not None:
+            capture.set(key, value)
+    given = {label: (value, capture.get(key)) for key, value, label in wanted if value is not None}
+    other = [
+        f"{label} {got:g} instead of {value:g}"
+        for label, (value, got) in given.items()
+        if abs(got - value) > 0.5
+    ]
+    if wish.fourcc is not None and capture.get(cv2.CAP_PROP_FOURCC) != _fourcc_number(wish.fourcc):
+        other.append(f"another format than {wish.fourcc}")
+    if other:
+        logger.warning("%s gives %s (v4l2-ctl --list-formats-ext)", name, ", ".join(other))
+
+
+def _fourcc_number(fourcc: str) -> int:
+    return int.from_bytes(fourcc.encode("ascii"), "little")
+
+
+def _pipeline(uri: SourceUri, *, software_decode: bool) -> Pipeline | None:
+    """The GStreamer pipeline of a source; None where OpenCV reads it by itself."""
+    if uri.kind == "csi":
+        missing = missing_elements(CSI_ELEMENTS)
+        if missing:
+            raise SourceError(
+                f"{uri.name} is for a Jetson's CSI camera, and this GStreamer has no "
+                f"{' and no '.join(missing)}; a USB camera is --camera 0"
+            )
+        return csi_pipeline(int(uri.target), uri.wish)
+    if uri.kind == "pipeline":
+        return user_pipeline(uri.target)
+    is_rtsp = uri.target.lower().startswith(RTSP_SCHEMES)
+    if uri.kind == "network" and is_rtsp and not software_decode and has_jetson_decoder():
+        return rtsp_pipeline(uri.target, hardware=True)
+    return None
+
+
+def _open_pipeline(uri: SourceUri, pipeline: Pipeline) -> Capture:
+    return GstCapture(
+        pipeline, uri.name, open_timeout_s=OPEN_TIMEOUT_S, read_timeout_s=READ_TIMEOUT_S
+    )
+
+
+def _open_with_opencv(uri: SourceUri) -> Capture:
+    try:
+        capture = _video_capture(uri)
+    except cv2.error as err:
+        raise SourceError(f"{uri.name} cannot be opened ({type(err).__name__})") from err
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(f"{uri.name} cannot be opened; {_advice(uri)}")
+    if uri.kind == "camera":
+        ask_for(capture, uri.wish, uri.name)
+    return capture
+
+
+def _video_capture(uri: SourceUri) -> cv2.VideoCapture:
     if uri.kind == "camera":
         backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
         if uri.target.isdecimal():
@@ -140,27 +253,31 @@ def _open(uri: SourceUri) -> cv2.VideoCapture:
     return cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
 
 
-def _device_path(uri: SourceUri) -> Path | None:
-    """The device file of a camera; None where cameras have none."""
+def _path_of(uri: SourceUri) -> Path | None:
+    """The file behind a source; None where there is none to look at."""
+    if uri.kind == "file":
+        return Path(uri.target)
+    if uri.kind != "camera":
+        return None
     if uri.target.isdecimal():
         return Path(f"/dev/video{uri.target}") if sys.platform == "linux" else None
     return Path(uri.target)
+
+
+def _shown(uri: SourceUri, path: Path) -> str:
+    return uri.name if uri.kind == "file" else str(path)
 
 
 def _others(uri: SourceUri) -> str:
     if uri.kind == "file":
         return ""
     cameras = sorted(str(path) for path in Path("/dev").glob("video*"))
-    return f"; cameras here: {', '.join(cameras) or 'none'}"
-
-
-def _noun(uri: SourceUri) -> str:
-    return "camera" if uri.kind == "camera" else "file"
+    return f"; cameras here: {', '.join(cameras) or 'none'} (--list-cameras)"
 
 
 def _advice(uri: SourceUri) -> str:
     if uri.kind == "camera":
         return "is another program using it? (fuser /dev/video*)"
     if uri.kind == "network":
-        return f"check address, password and network (waited up to {OPEN_TIMEOUT_S:g} s)"
+        return f"it gave no video that this OpenCV can decode within {OPEN_TIMEOUT_S:g} s"
     return "it is no video, damaged, or of a format that this OpenCV cannot decode"

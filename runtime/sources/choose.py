@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from runtime.sources.capture import open_capture
 from runtime.sources.file import FileSource
 from runtime.sources.frame import FrameSource
+from runtime.sources.images import ImageFolder
 from runtime.sources.live import LiveSource
-from runtime.sources.uri import parse_source
+from runtime.sources.uri import SourceUri, parse_source
 
 
-def open_source(text: str, *, realtime: bool = False) -> FrameSource:
-    """Open a file, camera or network stream.
+def open_source(
+    text: str,
+    *,
+    realtime: bool = False,
+    wait: bool = False,
+    software_decode: bool = False,
+    allow_pipeline: bool = False,
+) -> FrameSource:
+    """Open a file, folder of pictures, camera or network stream.
 
     Args:
         text: What the user wrote; see `runtime.sources.uri`.
         realtime: Pace a file like a camera.
+        wait: Do not fail where a camera or stream is not there yet: try until it is.
+        software_decode: Decode RTSP on the CPU where a Jetson's hardware could.
+        allow_pipeline: Accept `gst:`; only for what comes from a command line.
 
     Raises:
-        ValueError: No known kind of source.
+        ValueError: No known kind of source, or a wrong query.
         SourceError: It cannot be opened.
     """
-    uri = parse_source(text)
+    uri = parse_source(text, allow_pipeline=allow_pipeline)
     if uri.kind == "file":
-        return FileSource(Path(uri.target), realtime=realtime)
-    return LiveSource(uri)
+        return _open_file(uri, realtime=realtime)
+    return LiveSource(uri, wait=wait, opener=partial(open_capture, software_decode=software_decode))
+
+
+def _open_file(uri: SourceUri, *, realtime: bool) -> FrameSource:
+    path = Path(uri.target)
+    if path.is_dir():
+        return ImageFolder(path, fps=uri.wish.fps, realtime=realtime)
+    if uri.wish.fps is not None:
+        raise ValueError(
+            f"{uri.name}: ?fps= is for a folder of pictures; a video has its own times"
+        )
+    return FileSource(path, realtime=realtime)

@@ -13,10 +13,10 @@ from runtime.sources.capture import nominal_fps, open_capture, rgb_from_bgr
 from runtime.sources.clock import FileClock
 from runtime.sources.container import missing_bytes
 from runtime.sources.frame import Frame, SourceCounts
+from runtime.sources.pace import Pace
 from runtime.sources.uri import SourceUri
 
 DEFAULT_FPS = 25.0
-NAP_S = 0.05
 
 
 class FileSource:
@@ -55,7 +55,7 @@ class FileSource:
             SourceError: Not one frame could be decoded.
         """
         clock = FileClock(self.fps or DEFAULT_FPS)
-        pace = _Pace()
+        pace = Pace()
         while not self._stopped and self._capture.grab():
             grabbed_ns = time.monotonic_ns()
             time_s = clock.time_of(self._capture.get(cv2.CAP_PROP_POS_MSEC))
@@ -63,7 +63,7 @@ class FileSource:
             if not decoded:
                 continue
             if self._realtime:
-                self._wait(pace.delay_s(time_s))
+                pace.wait(time_s, lambda: self._stopped)
                 grabbed_ns = time.monotonic_ns()
             self._captured += 1
             yield Frame(rgb_from_bgr(image), self._captured - 1, time_s, grabbed_ns)
@@ -85,11 +85,6 @@ class FileSource:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _wait(self, delay_s: float) -> None:
-        until_s = time.monotonic() + delay_s
-        while not self._stopped and (left_s := until_s - time.monotonic()) > 0:
-            time.sleep(min(NAP_S, left_s))
-
     def _check_end(self, last_s: float) -> None:
         if self._captured == 0:
             raise SourceError(f"{self.name} holds no frame that this OpenCV can decode")
@@ -99,16 +94,3 @@ class FileSource:
                 f"{self.name} is cut off: it ends after {self._captured} frames at {last_s:.2f} s, "
                 f"at least {missing} bytes are missing; copy the file again"
             )
-
-
-class _Pace:
-    """How long to wait so that stream time passes like real time."""
-
-    def __init__(self) -> None:
-        self._offset_s: float | None = None
-
-    def delay_s(self, stream_time_s: float) -> float:
-        now_s = time.monotonic()
-        if self._offset_s is None:
-            self._offset_s = now_s - stream_time_s
-        return max(0.0, stream_time_s + self._offset_s - now_s)

@@ -37,11 +37,13 @@ class SourceCounts:
         captured: Frames the source grabbed.
         dropped: Frames that a newer one replaced before anyone asked; 0 for files.
         reconnects: Times a live source was opened again after it was lost.
+        attempts: Times that was tried, with or without success.
     """
 
     captured: int = 0
     dropped: int = 0
     reconnects: int = 0
+    attempts: int = 0
 
 
 class FrameSource(Protocol):

@@ -20,9 +20,10 @@ from typing import Any
 import cv2
 from numpy.typing import NDArray
 
-from runtime.errors import SourceError, SourceLostError
+from runtime.errors import SourceError, SourceLostError, SourceRefusedError
 from runtime.sources.capture import (
     READ_TIMEOUT_S,
+    RTSP_SCHEMES,
     Capture,
     nominal_fps,
     open_capture,
@@ -33,9 +34,12 @@ from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.uri import SourceUri
 
 POLL_S = 0.1
-# Timestamps of these mean something. Cameras and MJPEG over HTTP get made-up ones, counted from
-# a frame rate that nobody keeps.
-TIMED_SCHEMES = ("rtsp://", "rtsps://")
+# Longest wait for the reading thread: within an attempt to open, for which there is no way back.
+CLOSE_TIMEOUT_S = 10.0
+# So many pictures in a row, each failing within the time, may be damaged.
+DAMAGED_IN_A_ROW = 3
+DAMAGED_S = 0.5
+OVERDUE_SHARE = 0.95  # of the time limit: it is kept to a few milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +51,13 @@ class ReconnectRule:
     Attributes:
         first_wait_s: Wait before the first attempt.
         last_wait_s: The longest wait.
+        refused_wait_s: The wait after a refused password, because cameras lock accounts.
         give_up_after_s: Seconds without success until the source counts as lost for good.
     """
 
     first_wait_s: float = 0.25
     last_wait_s: float = 5.0
+    refused_wait_s: float = 60.0
     give_up_after_s: float = math.inf
 
     def wait_s(self, attempt: int) -> float:
@@ -80,10 +86,14 @@ class LiveSource:
     Args:
         uri: The camera or stream.
         reconnect: How to come back after a loss; for ever by default.
+        wait: Do not fail where it cannot be opened yet: the thread tries until it can.
         opener: Opens a capture; replaced in tests that inject a failure.
 
+    Attributes:
+        fps: Frames a second that the connection states; None before the first, or unstated.
+
     Raises:
-        SourceError: It cannot be opened, or gives no first frame.
+        SourceError: It cannot be opened, or gives no first frame; not with `wait`.
     """
 
     is_live = True
@@ -93,6 +103,7 @@ class LiveSource:
         uri: SourceUri,
         *,
         reconnect: ReconnectRule | None = None,
+        wait: bool = False,
         opener: Callable[[SourceUri], Capture] = open_capture,
     ) -> None:
         self.name = uri.name
@@ -104,20 +115,23 @@ class LiveSource:
         self._failure: SourceLostError | None = None
         self._captured = 0
         self._reconnects = 0
-        self._is_timed = uri.target.lower().startswith(TIMED_SCHEMES)
+        self._attempts = 0
+        self._reasons: set[str] = set()
+        # Timestamps of RTSP mean something. Cameras and MJPEG over HTTP get made-up ones, counted
+        # from a frame rate that nobody keeps.
+        self._is_timed = uri.target.lower().startswith(RTSP_SCHEMES)
         self._origin_ns = time.monotonic_ns()
-        first = self._connect()
-        self.fps = nominal_fps(self._capture)
-        if first is None:
-            raise SourceError(f"{self.name} opened but gave no frame; is another program using it?")
-        self._slot.put(first)
+        self.fps: float | None = None
+        self._capture: Capture | None = None
+        if not wait:
+            self._slot.put(self._connect())
         self._thread = threading.Thread(target=self._run, name=f"read {self.name}", daemon=True)
         self._thread.start()
 
     @property
     def counts(self) -> SourceCounts:
-        """Frames captured, dropped, and reconnects so far."""
-        return SourceCounts(self._captured, self._slot.dropped, self._reconnects)
+        """Frames captured, dropped, reconnects and attempts to reconnect so far."""
+        return SourceCounts(self._captured, self._slot.dropped, self._reconnects, self._attempts)
 
     def __iter__(self) -> Iterator[Frame]:
         """Give the newest frame each time one is asked for; waits for it.
@@ -145,7 +159,7 @@ class LiveSource:
     def close(self) -> None:
         """Stop the reading thread, which then frees the device."""
         self._stopped = True
-        self._thread.join(READ_TIMEOUT_S + 2 * POLL_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             logger.warning("%s still waits for a frame; leaving it behind", self.name)
 
@@ -159,52 +173,78 @@ class LiveSource:
         """The reading thread: read until it fails, open again, read on."""
         try:
             while not self._stopped:
-                grabbed = self._grab()
+                grabbed = None if self._capture is None else self._grab(self._capture)
                 if grabbed is None:
-                    self._capture.release()
+                    self._release()
                     grabbed = self._reopen()
                 if grabbed is not None:
                     self._slot.put(grabbed)
         except SourceLostError as err:
             self._failure = err
         finally:
-            self._capture.release()
+            self._release()
 
-    def _connect(self) -> _Grabbed | None:
-        """Open the source and take its first frame; None where it gives none."""
-        self._capture = self._opener(self._uri)
+    def _connect(self) -> _Grabbed:
+        """Open the source and take its first frame.
+
+        Raises:
+            SourceError: It cannot be opened, or gives no frame.
+        """
+        capture = self._capture = self._opener(self._uri)
         self._clock = LiveClock()
+        self.fps = nominal_fps(capture)
         if self._is_timed:
-            self._capture.grab()  # a connection's first frame has no timestamp
-        grabbed = self._grab()
+            capture.grab()  # a connection's first frame has no timestamp
+        grabbed = self._grab(capture)
         if grabbed is None:
-            self._capture.release()
+            self._release()
+            raise SourceError(f"{self.name} opened but gave no frame; is another program using it?")
         return grabbed
 
-    def _grab(self) -> _Grabbed | None:
-        """Grab and decode one frame; None when the source has none to give."""
+    def _release(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.release()
+
+    def _grab(self, capture: Capture) -> _Grabbed | None:
+        """Grab and decode one frame; None when the source has none to give.
+
+        A damaged picture fails at once and the next one is fine, so a few are passed over; a dead
+        connection fails at once too, and goes on failing; a silent one takes its time.
+        """
+        for _ in range(DAMAGED_IN_A_ROW):
+            began_s = time.monotonic()
+            grabbed = self._grab_once(capture)
+            if grabbed is not None or self._stopped or time.monotonic() - began_s > DAMAGED_S:
+                return grabbed
+        return None
+
+    def _grab_once(self, capture: Capture) -> _Grabbed | None:
+        began_s = time.monotonic()
         try:
-            if not self._capture.grab():
+            # After its time limit FFmpeg first gives the pictures that its decoder held back, each
+            # after another wait as long; they are old, and the connection is dead.
+            if not capture.grab() or time.monotonic() - began_s > OVERDUE_SHARE * READ_TIMEOUT_S:
                 return None
             grabbed_ns = time.monotonic_ns()
-            decoded, image = self._capture.retrieve()
+            decoded, image = capture.retrieve()
         except cv2.error as err:
             logger.warning("%s failed to read: %s", self.name, type(err).__name__)
             return None
         if not decoded:
             return None
-        time_s = self._time_of(grabbed_ns)
+        time_s = self._time_of(capture, grabbed_ns)
         self._captured += 1
         return _Grabbed(image, self._captured - 1, time_s, grabbed_ns, self._reconnects)
 
-    def _time_of(self, grabbed_ns: int) -> float:
+    def _time_of(self, capture: Capture, grabbed_ns: int) -> float:
         """Stream time of the frame just grabbed."""
         if self._is_timed:
-            return self._clock.time_of(self._capture.get(cv2.CAP_PROP_POS_MSEC), grabbed_ns)
+            return self._clock.time_of(capture.get(cv2.CAP_PROP_POS_MSEC), grabbed_ns)
         return (grabbed_ns - self._origin_ns) / 1e9
 
     def _reopen(self) -> _Grabbed | None:
-        """Open the source again, for as long as the rule allows.
+        """Open the source again, or for the first time, for as long as the rule allows.
 
         Returns:
             The first frame after the loss; None when the source was stopped meanwhile.
@@ -213,15 +253,21 @@ class LiveSource:
             SourceLostError: It did not come back in time.
         """
         lost_s = time.monotonic()
-        logger.warning("%s was lost after %d frames; connecting again", self.name, self._captured)
+        was_there = self._captured > 0
+        if was_there:
+            logger.warning(
+                "%s was lost after %d frames; connecting again", self.name, self._captured
+            )
+        wait_s = 0.0
         for attempt in itertools.count():
-            self._nap(self._rule.wait_s(attempt))
+            self._nap(max(wait_s, self._rule.wait_s(attempt)))
             if self._stopped:
                 break
-            grabbed = self._try_open()
+            grabbed, wait_s = self._try_open()
             away_s = time.monotonic() - lost_s
             if grabbed is not None:
-                logger.warning("%s is back after %.1f s", self.name, away_s)
+                news = "is back" if was_there else "is there"
+                logger.warning("%s %s after %.1f s", self.name, news, away_s)
                 return grabbed
             if away_s > self._rule.give_up_after_s:
                 raise SourceLostError(
@@ -230,17 +276,25 @@ class LiveSource:
                 )
         return None
 
-    def _try_open(self) -> _Grabbed | None:
-        """One attempt; gives the first frame of the new connection."""
+    def _try_open(self) -> tuple[_Grabbed | None, float]:
+        """One attempt.
+
+        Returns:
+            The first frame of the new connection, and the least wait before the next attempt.
+        """
+        self._attempts += 1
+        before = self._captured
         try:
             grabbed = self._connect()
         except SourceError as err:
-            logger.debug("%s", err)
-            return None
-        if grabbed is None:
-            return None
-        self._reconnects += 1
-        return replace(grabbed, connection=self._reconnects)
+            if str(err) not in self._reasons:  # each reason once, not at every attempt
+                self._reasons.add(str(err))
+                logger.warning("%s; trying on", err)
+            is_refused = isinstance(err, SourceRefusedError)
+            return None, self._rule.refused_wait_s if is_refused else 0.0
+        self._reasons.clear()
+        self._reconnects += before > 0
+        return replace(grabbed, connection=self._reconnects), 0.0
 
     def _nap(self, wait_s: float) -> None:
         until_s = time.monotonic() + wait_s

@@ -4,56 +4,21 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.mini_bundle import write_mini_bundle
 from tests.mjpeg_server import free_port
+from tests.rtsp_camera import need_rtsp_server, rtsp_server
 from tests.runtime.test_stream import command, counts_of, records_of, wait_for
 from tests.videos import bikes_path
-
-SYSTEM_PYTHON = "/usr/bin/python3"
-SERVER = Path(__file__).resolve().parents[1] / "rtsp_server.py"
-PARTS = """
-import gi
-gi.require_version("Gst", "1.0")
-gi.require_version("GstRtspServer", "1.0")
-from gi.repository import Gst, GstRtspServer
-Gst.init(None)
-missing = [n for n in ("qtdemux", "h264parse", "rtph264pay") if Gst.ElementFactory.find(n) is None]
-raise SystemExit(", ".join(missing) or 0)
-"""
 
 pytestmark = [pytest.mark.rtsp, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def server_parts():
-    try:
-        probe = subprocess.run(
-            [SYSTEM_PYTHON, "-c", PARTS], capture_output=True, text=True, check=False
-        )
-    except OSError as err:
-        pytest.skip(f"no {SYSTEM_PYTHON}: {err}")
-    if probe.returncode != 0:
-        pytest.skip(f"no GStreamer RTSP server: {probe.stderr.strip().splitlines()[-1]}")
-
-
-@contextmanager
-def rtsp_server(port):
-    process = subprocess.Popen(
-        [SYSTEM_PYTHON, str(SERVER), str(bikes_path()), str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield
-    finally:
-        process.kill()
-        process.communicate()
+    need_rtsp_server()
 
 
 def test_a_server_that_dies_and_comes_back(tmp_path):
@@ -67,13 +32,13 @@ def test_a_server_that_dies_and_comes_back(tmp_path):
         kinds = [record["type"] for record in records_of(events)]
         return kinds[kinds.index(kind) :].count("decision") if kind in kinds else 0
 
-    with rtsp_server(port):
+    with rtsp_server(bikes_path(), port):
         process = subprocess.Popen(
             command(bundle, "--source", url, "--headless", "--events", events),
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         wait_for(lambda: decisions_after("start") >= 6, process)
-    with rtsp_server(port):
+    with rtsp_server(bikes_path(), port):
         wait_for(lambda: decisions_after("reconnect") >= 6, process)
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=20)

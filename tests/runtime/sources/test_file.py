@@ -76,7 +76,7 @@ def test_what_is_no_video_is_refused(tmp_path):
         open_source(str(tmp_path / "notes.mp4"))
     with pytest.raises(SourceError, match=r"missing\.mp4 cannot be opened: no such file"):
         open_source(str(tmp_path / "missing.mp4"))
-    with pytest.raises(SourceError, match="is a folder"):
+    with pytest.raises(SourceError, match="holds no pictures"):
         open_source(str(tmp_path))
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 
 import pytest
 
-from runtime.errors import SourceError, SourceLostError
+from runtime.errors import SourceError, SourceLostError, SourceRefusedError
+from runtime.sources import capture
 from runtime.sources.choose import open_source
 from runtime.sources.live import LiveSource, ReconnectRule
 from runtime.sources.uri import SourceUri, parse_source
@@ -115,6 +117,76 @@ def test_stop_ends_a_waiting_consumer():
         assert len(list(source)) == 1
         assert time.monotonic() - started_s < 2
     assert not any(thread.name == "read camera 0" for thread in threading.enumerate())
+
+
+def test_a_source_that_is_not_there_yet_is_waited_for(caplog):
+    opener = Opener(None, None, BrokenCapture(3), BrokenCapture(100))
+    with LiveSource(CAMERA, reconnect=FAST, wait=True, opener=opener) as source:
+        frame = next(iter(source))
+        assert (frame.index, frame.connection) == (frame.index, 0)
+        assert first_of_connection(1, source).connection == source.counts.reconnects == 1
+    assert "camera 0 is there after" in caplog.text
+    assert caplog.text.count("camera 0 cannot be opened; trying on") == 1  # not at every attempt
+
+
+def test_waiting_can_be_stopped_before_the_first_frame():
+    with LiveSource(CAMERA, reconnect=FAST, wait=True, opener=Opener()) as source:
+        threading.Timer(0.2, source.stop).start()
+        assert list(source) == []
+        assert source.counts.captured == 0
+        assert source.counts.attempts > 2
+
+
+def test_a_refused_password_is_not_tried_again_at_once():
+    attempts: list[float] = []
+
+    def refuse(uri: SourceUri) -> BrokenCapture:
+        attempts.append(time.monotonic())
+        raise SourceRefusedError("cam refuses this user and password")
+
+    rule = ReconnectRule(first_wait_s=0.01, last_wait_s=0.01, refused_wait_s=0.4)
+    with LiveSource(CAMERA, reconnect=rule, wait=True, opener=refuse) as source:
+        threading.Timer(0.7, source.stop).start()
+        assert list(source) == []
+    assert len(attempts) == 2
+    assert attempts[1] - attempts[0] >= 0.4
+
+
+def test_a_camera_that_falls_silent_is_connected_again(monkeypatch):
+    monkeypatch.setattr(capture, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("runtime.sources.live.READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(capture, "OPEN_TIMEOUT_S", 1.0)
+    flows = threading.Event()
+    flows.set()
+    with mjpeg_camera(free_port(), flows=flows) as url:
+        with LiveSource(parse_source(url), reconnect=FAST) as source:
+            next(iter(source))
+            flows.clear()
+            began_s = time.monotonic()
+            while source.counts.attempts < 2:
+                time.sleep(0.02)
+                assert time.monotonic() - began_s < 8
+            flows.set()
+            assert first_of_connection(1, source).image_rgb.shape == (48, 64, 3)
+        assert not any(thread.name.startswith("read ") for thread in threading.enumerate())
+
+
+def test_pictures_that_are_none_do_no_more_than_cost_frames():
+    served = itertools.count()
+
+    def every_fifth_is_garbage(jpeg: bytes) -> bytes:
+        return bytes(range(256)) if next(served) % 5 == 4 else jpeg
+
+    camera = mjpeg_camera(free_port(), spoil=every_fifth_is_garbage)
+    with camera as url, LiveSource(parse_source(url), reconnect=FAST) as source:
+        deadline = threading.Timer(10, source.stop)
+        deadline.start()
+        levels = [int(f.image_rgb[0, 0, 0]) for _, f in zip(range(40), source, strict=False)]
+        deadline.cancel()
+    assert len(levels) == 40
+    assert len(set(levels)) == 40
+    assert not {level % 5 for level in levels} & {4}
+    assert source.counts.reconnects == 0
 
 
 def test_waits_double_to_a_limit_with_jitter():

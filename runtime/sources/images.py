@@ -1,0 +1,139 @@
+"""A folder of pictures as a source: in natural order, at a constant rate."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runtime.errors import SourceError
+from runtime.preprocess import Picture
+from runtime.sources.capture import quiet_native_logs, rgb_from_bgr
+from runtime.sources.frame import Frame, SourceCounts
+from runtime.sources.pace import Pace
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+DEFAULT_FPS = 25.0
+SHOWN_FAILURES = 5
+
+logger = logging.getLogger(__name__)
+
+
+class ImageFolder:
+    """Gives a folder's pictures, `2.jpg` before `10.jpg`; their sizes may differ.
+
+    A picture that cannot be read is left out and counted, and its time passes.
+
+    Args:
+        path: The folder.
+        fps: Pictures a second; 25 where it is None.
+        realtime: Give pictures no earlier than their time.
+
+    Attributes:
+        unreadable: Pictures left out so far.
+
+    Raises:
+        SourceError: No such folder, or no picture in it.
+    """
+
+    is_live = False
+
+    def __init__(self, path: Path, *, fps: float | None = None, realtime: bool = False) -> None:
+        quiet_native_logs()
+        self.name = str(path)
+        self.fps = fps or DEFAULT_FPS
+        self.unreadable = 0
+        self._pace = Pace() if realtime else None
+        self._captured = 0
+        self._stopped = False
+        self._paths = _pictures_of(path)
+        if fps is None:
+            logger.warning("%s: %g pictures a second; say ?fps= if not", self.name, self.fps)
+
+    @property
+    def counts(self) -> SourceCounts:
+        """Pictures read so far."""
+        return SourceCounts(captured=self._captured)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give every picture that can be read.
+
+        Raises:
+            SourceError: Not one of them could be read.
+        """
+        for number, path in enumerate(self._paths):
+            if self._stopped:
+                return
+            grabbed_ns = time.monotonic_ns()
+            picture = self._read(path)
+            if picture is None:
+                continue
+            if self._pace is not None:
+                self._pace.wait(number / self.fps, lambda: self._stopped)
+                grabbed_ns = time.monotonic_ns()
+            self._captured += 1
+            yield Frame(picture, number, number / self.fps, grabbed_ns)
+        if self.unreadable:
+            logger.warning("%s: %d pictures could not be read", self.name, self.unreadable)
+        if self._captured == 0:
+            raise SourceError(f"{self.name}: none of {len(self._paths)} pictures can be read")
+
+    def stop(self) -> None:
+        """End the iteration before the next picture."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+        self._stopped = True
+
+    def __enter__(self) -> ImageFolder:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _read(self, path: Path) -> Picture | None:
+        """A picture, (H, W, 3) uint8 RGB; None, counted, where the file is missing or damaged."""
+        try:
+            data = path.read_bytes()
+        except OSError:
+            data = b""
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if image is not None:
+            return rgb_from_bgr(image)
+        self.unreadable += 1
+        if self.unreadable <= SHOWN_FAILURES:
+            logger.warning("%s cannot be read; left out", path)
+        return None
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers in names by their value.
+
+    Example:
+        >>> sorted(["f10.jpg", "f9.jpg", "f01.jpg"], key=natural_key)
+        ['f01.jpg', 'f9.jpg', 'f10.jpg']
+    """
+    parts = re.split(r"([0-9]{1,18})", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)] + [(0, name)]
+
+
+def _pictures_of(path: Path) -> list[Path]:
+    try:
+        found = [
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+        ]
+    except OSError as err:
+        raise SourceError(f"{path} cannot be opened: {err.strerror}") from err
+    if not found:
+        raise SourceError(
+            f"{path} holds no pictures ({', '.join(SUFFIXES)}); a folder source needs them"
+        )
+    return sorted(found, key=lambda entry: natural_key(entry.name))
