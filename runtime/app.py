@@ -42,6 +42,7 @@ class StreamOptions:
 
     source: str
     bundle: Path
+    allow_pipeline: bool = True
     wait_for_source: bool = False
     software_decode: bool = False
     precision: str = "auto"
@@ -84,7 +85,7 @@ def run_stream(options: StreamOptions) -> tuple[int, str]:
     """
     hook_url = None if options.webhook is None else WebhookUrl.parse(options.webhook)
     bundle = _prepared_bundle(options)
-    uri = parse_source(options.source, allow_pipeline=True)
+    uri = parse_source(options.source, allow_pipeline=options.allow_pipeline)
     if not (options.wait_for_source and uri.kind in MAY_COME):
         explain_unusable(uri)
     manager = ServiceManager.from_environment()
@@ -101,7 +102,7 @@ def run_stream(options: StreamOptions) -> tuple[int, str]:
                 realtime=options.realtime,
                 wait=options.wait_for_source,
                 software_decode=options.software_decode,
-                allow_pipeline=True,
+                allow_pipeline=options.allow_pipeline,
             )
         )
         # a camera that is off at boot is no reason to fail: the first attempt is enough

@@ -77,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
             f"{err}; pip install 'tdrl-edge[cpu]', on a Jetson: apt install python3-opencv"
         ) from err
     fields = vars(options) | {"source": _source_text(options), "webhook": _webhook_text(options)}
+    # a pipeline can read and write any file: only who types the command may say one
+    fields["allow_pipeline"] = options.source_env is None
     fields["web_token"] = options.web_token_env and _from_environment(options.web_token_env)
     wanted = {name: fields[name] for name in StreamOptions.__dataclass_fields__}
     try:

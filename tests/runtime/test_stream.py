@@ -189,12 +189,12 @@ def test_a_cut_video_ends_with_all_files_whole(bundle, tmp_path):
     ("source", "message"),
     [
         ("missing.mp4", r"missing\.mp4 cannot be opened: no such file"),
-        (".", r"\. is a folder; --source takes one video file"),
+        (".", r"\. holds no pictures \(\.jpg, .*; a folder source needs them"),
         ("notes.mp4", r"notes\.mp4 cannot be opened; it is no video"),
         ("headless.mp4", r"headless\.mp4 cannot be opened; it is no video"),
         ("99", r"camera 99 cannot be opened: no such camera \(/dev/video99\); cameras here: "),
         ("/dev/video77", r"/dev/video77 cannot be opened: no such camera"),
-        ("ftp://host/x", r"ftp:// is not known; accepted: a video file, a camera"),
+        ("ftp://host/x", r"ftp:// is not known; accepted: a video file, a folder of pictures"),
     ],
 )
 def test_bad_sources_are_one_line(bundle, tmp_path, source, message):
@@ -360,7 +360,7 @@ def test_help_shows_examples_and_needs_no_opencv(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "one of the arguments --camera --source is required"),
+        ((), "one of the arguments --camera --source --source-env"),
         (("--camera", "rtsp://a:hunter2@cam"), "a camera is a number or a /dev path"),
         (("--source", "a.mp4", "--phases", "0"), "must be a whole number >= 1, got 0"),
         (("--source", "a.mp4", "--window", "-1"), "must be a number > 0, got -1"),
@@ -379,3 +379,12 @@ def test_the_version_is_the_projects(tmp_path, bundle):
     assert runtime.__version__ == stated[1]
     done = stream(bundle, "--version", cwd=tmp_path)
     assert done.stdout.strip() == f"tdrl-edge {stated[1]}"
+
+
+def test_a_pipeline_from_the_environment_is_refused(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("TDRL_SOURCE", "gst:videotestsrc ! filesink location=secret")
+    done = stream(bundle, "--source-env", "TDRL_SOURCE", "--headless", cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == "error: gst: pipelines are accepted from the command line only"
+    assert not (tmp_path / "secret").exists()
