@@ -44,7 +44,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(PY)
 	@echo "installing torch 2.13 and what training, export and tests need: about 2 GB with a CPU build"
 	@echo "of torch (TORCH_INDEX=https://download.pytorch.org/whl/cpu), several GB more with CUDA"
 	@$(PIP) install torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	@$(PIP) install -e '.[train,export,cpu,dev]'
+	@$(PIP) install -e '.[train,export,cpu,web,dev]'
 	@# typing only: its requirement is TensorRT itself, which is not for this machine
 	@$(PIP) install --no-deps 'tensorrt-stubs==10.13.0.35.1'
 	@$(PY) -c 'import cv2' 2>/dev/null || .ci/apt libgl1 libglib2.0-0
@@ -63,6 +63,17 @@ BINDINGS := cu12-bindings==10.3.0 cu12-bindings==10.13.3.9 cu12-bindings==10.16.
 $(VENV)/.bindings: | $(VENV)/.base
 	@echo "downloading NVIDIA's TensorRT bindings (proprietary, 5 MB, not installed)"
 	@for each in $(BINDINGS); do $(PIP) download --no-deps -d $(VENV)/nvidia-bindings tensorrt-$$each || exit 1; done
+	@touch $@
+
+# A real Triton server out of the wheel of nvidia-pytriton (Apache-2.0; x86-64; 55 MB, 144 MB unpacked).
+# Nothing is installed: pytriton wants an older numpy, and only the server's binary is used.
+$(VENV)/.triton: | $(VENV)/.base
+	@echo "downloading a Triton server for the tests (55 MB, not installed)"
+	@rm -rf $(VENV)/triton
+	@$(PIP) download --no-deps -d $(VENV)/triton nvidia-pytriton==0.7.0
+	@$(PY) -m zipfile -e $(VENV)/triton/*.whl $(VENV)/triton
+	@rm $(VENV)/triton/*.whl
+	@chmod +x $(VENV)/triton/pytriton/tritonserver/bin/tritonserver
 	@touch $@
 
 # TensorRT's types for mypy
@@ -127,22 +138,25 @@ uninstall-service: ## Remove it; PURGE=1 removes its settings, engines and event
 
 # ---------------------------------------------------------------- proof
 
+# A process for each core; files stay whole, because their tests share what is slow to make.
+TEST_JOBS ?= -n auto --dist loadfile
+
 check: $(VENV)/.base $(VENV)/.typings ## Format, lint and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
 test: $(VENV)/.base ## Tests without GPU, browser or system packages (minutes)
-	$(PY) -m pytest -q -m 'not slow and not rtsp and not soak and not shared' $(ARGS)
+	$(PY) -m pytest -q $(TEST_JOBS) -m 'not slow and not rtsp and not browser and not soak and not shared' $(ARGS)
 
 test-all: ## What CI runs: checks, all tests with the real parts, and the demo
-	.ci/apt ffmpeg g++ python3-dev python3-gi gir1.2-gst-rtsp-server-1.0 \
+	.ci/apt chromium ffmpeg g++ systemd python3-dev python3-gi gir1.2-gst-rtsp-server-1.0 \
 	  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	  gstreamer1.0-libav
 	$(MAKE) --no-print-directory install RTX=1
-	$(MAKE) --no-print-directory $(VENV)/.bindings
+	$(MAKE) --no-print-directory $(VENV)/.bindings $(VENV)/.triton
 	$(MAKE) --no-print-directory check
-	TDRL_ALL_PARTS=1 $(PY) -m pytest -q -m 'not soak and not shared' $(ARGS)
+	TDRL_ALL_PARTS=1 $(PY) -m pytest -q $(TEST_JOBS) -m 'not soak and not shared' $(ARGS)
 	$(PY) -m export.demo
 
 # ---------------------------------------------------------------- housekeeping

@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from tests.browser import CHROMIUM
+
 # runs under the system's Python, which has GObject
 collect_ignore = ["rtsp_server.py"]
 
@@ -13,6 +15,8 @@ def pytest_collection_modifyitems(items):
     # `make test-all` promises the real parts: there a missing one is a failure, not a skip
     if _marked(items, "rtx") and not os.environ.get("TDRL_ALL_PARTS") and _lacks("tensorrt_rtx"):
         _skip(_marked(items, "rtx"), "tensorrt_rtx is not installed")
+    if _marked(items, "browser") and not os.environ.get("TDRL_ALL_PARTS") and CHROMIUM is None:
+        _skip(_marked(items, "browser"), "chromium is not installed")
     if _marked(items, "gpu") and _lacks_gpu():
         _skip(_marked(items, "gpu"), "torch sees no NVIDIA GPU")
 

@@ -1,7 +1,7 @@
 """Small step graphs with everything ours have, written with `onnx.helper`: no torch, no training.
 
 Residual blocks with a strided shortcut, channel shift from a state, a recurrent gate, uint8
-frames, `reset`; in float, or with Q/DQ placed by the rules of `export/preflight_int8.py`.
+frames, `reset`; in float, or with Q/DQ placed by the rules of `export/checks/int8.py`.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from runtime.nvidia import find_tensorrt, why_no_tensorrt
 from runtime.sampling import default_phases
 from runtime.sessions.base import StepSession
 from runtime.sessions.ort import OrtStepSession
+from runtime.sessions.ov import OvStepSession, has_openvino
 
-Backend: TypeAlias = Literal["ort", "tensorrt", "tensorrt_rtx"]
+Backend: TypeAlias = Literal["ort", "openvino", "tensorrt", "tensorrt_rtx"]
 
-BACKENDS: tuple[Backend, ...] = ("ort", "tensorrt", "tensorrt_rtx")
+BACKENDS: tuple[Backend, ...] = ("ort", "openvino", "tensorrt", "tensorrt_rtx")
 CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 
 logger = logging.getLogger(__name__)
@@ -37,19 +38,20 @@ def choose_session(bundle: Bundle, backend: str = "auto", precision: str = "auto
 
     Args:
         bundle: A loaded bundle.
-        backend: `auto`, `ort`, `tensorrt` or `tensorrt_rtx`. `auto` takes TensorRT where there is
-            an NVIDIA GPU, and never the CPU there; ONNX Runtime elsewhere.
+        backend: `auto`, or one of `BACKENDS`. `auto` takes TensorRT where there is an NVIDIA GPU,
+            and never the CPU there; elsewhere OpenVINO where it is installed, else ONNX Runtime.
         precision: `auto`, `float32`, `float16` or `int8`. `auto` takes INT8 where the bundle has
-            it, else float16 for TensorRT; ONNX Runtime on a CPU gains nothing from float16.
+            it, else float16 for TensorRT and float32 on a CPU. With ONNX Runtime it takes float32:
+            that computes INT8 graphs in float, slower (docs/measurements/sessions.md).
 
     Raises:
         ValueError: A name that is not known.
         BundleError: The bundle has no graph of that precision.
         SessionError: A GPU is here and no TensorRT for it.
     """
-    chosen, why = _choose_backend(backend)
-    level = _choose_precision(bundle, chosen, precision)
-    return SessionChoice(chosen, level, why)
+    chosen, why_backend = _choose_backend(backend)
+    level, why_precision = _choose_precision(bundle, chosen, precision)
+    return SessionChoice(chosen, level, f"{why_backend}; {level} {why_precision}")
 
 
 def open_session(
@@ -68,7 +70,7 @@ def open_session(
         backend: See `choose_session`.
         precision: See `choose_session`.
         phases: Sets of states; None for the fewest that decide four times a second.
-        threads: Threads of ONNX Runtime; its own choice where it is None.
+        threads: Threads of a step on the CPU; the engine's own choice where it is None.
         engine_dir: Where TensorRT engines are kept; the user's cache folder where it is None.
 
     Raises:
@@ -93,6 +95,8 @@ def open_chosen(
     count = default_phases(bundle.sampling) if phases is None else phases
     if choice.backend == "ort":
         session: StepSession = OrtStepSession(bundle, choice.precision, count, threads)
+    elif choice.backend == "openvino":
+        session = OvStepSession(bundle, choice.precision, count, threads)
     else:
         session = _open_tensorrt(bundle, choice, count, engine_dir)
     logger.info("%s (%s), %d phase(s)", session.description, choice.reason, count)
@@ -114,11 +118,13 @@ def has_nvidia_gpu() -> bool:
 
 def _choose_backend(backend: str) -> tuple[Backend, str]:
     if backend in BACKENDS:
-        return backend, "asked for"
+        return backend, f"{backend} asked for"
     if backend != "auto":
         raise ValueError(f"backend must be auto, {', '.join(BACKENDS)}, got {backend!r}")
     if not has_nvidia_gpu():
-        return "ort", "no NVIDIA GPU here"
+        if has_openvino():
+            return "openvino", "no NVIDIA GPU here"
+        return "ort", "no NVIDIA GPU here, openvino is not installed"
     for name in ("tensorrt", "tensorrt_rtx"):
         if find_tensorrt((name,)) is not None:
             return name, "NVIDIA GPU here"
@@ -128,16 +134,24 @@ def _choose_backend(backend: str) -> tuple[Backend, str]:
     )
 
 
-def _choose_precision(bundle: Bundle, backend: Backend, precision: str) -> Precision:
+def _choose_precision(bundle: Bundle, backend: Backend, precision: str) -> tuple[Precision, str]:
     if precision == "auto":
-        if "step_int8" in bundle.graphs:
-            return "int8"
-        return "float16" if backend != "ort" and "step_fp16" in bundle.graphs else "float32"
+        return _fastest_precision(bundle, backend)
     for level, kind in GRAPH_OF.items():
         if level == precision:
             bundle.graph(kind)
-            return level
+            return level, "asked for"
     raise ValueError(f"precision must be auto, {', '.join(GRAPH_OF)}, got {precision!r}")
+
+
+def _fastest_precision(bundle: Bundle, backend: Backend) -> tuple[Precision, str]:
+    if backend == "ort":
+        return "float32", "is its fastest"
+    if "step_int8" in bundle.graphs:
+        return "int8", "is its fastest"
+    if backend != "openvino" and "step_fp16" in bundle.graphs:
+        return "float16", "is the fastest in this bundle"
+    return "float32", "is the fastest in this bundle"
 
 
 def _open_tensorrt(

@@ -1,37 +1,18 @@
-"""ONNX Runtime on the CPU: the session of machines without an NVIDIA GPU."""
+"""ONNX Runtime on the CPU: the session that runs anywhere, and the reference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import (
-    FRAME_INPUT,
-    GRAPH_OF,
-    LOGITS_OUTPUT,
-    RESET_INPUT,
-    Bundle,
-    Precision,
-    StateSpec,
-)
-from runtime.errors import BundleError, SessionError
+from runtime.bundle import GRAPH_OF, Bundle, Precision
+from runtime.errors import SessionError
 from runtime.sessions.base import Logits
+from runtime.sessions.step_io import Arrays, StepBuffers, Tensor, check_step_graph
 
 _ORT_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """Shape and dtype of a graph's input or output."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
 
 
 class OrtStepSession:
@@ -42,9 +23,10 @@ class OrtStepSession:
 
     Args:
         bundle: A loaded bundle.
-        precision: `float32` runs `step.onnx`, `int8` runs `step.int8.onnx`. `float16` runs
-            `step.fp16.onnx`, slower than float32 and with its rounded weights only: on a CPU
-            ONNX Runtime computes halves in float32 and hides a range that they leave.
+        precision: `float32` runs `step.onnx`, `int8` runs `step.int8.onnx`, slower than float32:
+            ONNX Runtime computes its convolutions in float. `float16` runs `step.fp16.onnx`,
+            slower than float32 and with its rounded weights only: on a CPU ONNX Runtime computes
+            halves in float32 and hides a range that they leave.
         phases: Independent sets of states, >= 1.
         threads: Threads of one step; ONNX Runtime's choice where it is None.
         optimise: Let ONNX Runtime rewrite the graph; off gives the reference numbers.
@@ -66,40 +48,38 @@ class OrtStepSession:
         if phases < 1 or (threads is not None and threads < 1):
             raise ValueError(f"phases and threads must be >= 1, got {phases} and {threads}")
         kind = GRAPH_OF[precision]
-        self._graph = bundle.graph(kind)
+        graph = bundle.graph(kind)
         self._path = bundle.graph_path(kind)
         self._ort, self._errors = _import_ort()
         self._session = self._load(threads, optimise=optimise)
-        self._check_against(bundle)
+        inputs = {arg.name: _tensor_of(arg) for arg in self._session.get_inputs()}
+        outputs = {arg.name: _tensor_of(arg) for arg in self._session.get_outputs()}
+        check_step_graph(bundle, graph, inputs, outputs)
+        buffers = StepBuffers(graph, inputs, outputs, phases)
+        self._buffers: StepBuffers | None = buffers
         self.num_phases = phases
-        self.num_streams = self._inputs[FRAME_INPUT].shape[0]
+        self.num_streams = buffers.num_streams
         self.description = f"ONNX Runtime {self._ort.__version__}, CPU, {precision}"
-        self._frames = np.zeros(self._inputs[FRAME_INPUT].shape, np.uint8)
-        self._reset = np.zeros((self.num_streams, 1), np.float32)
-        self._logits = np.zeros(self._outputs[LOGITS_OUTPUT].shape, np.float32)
-        self._turn = [0] * phases
-        self._states = [(self._new_states(), self._new_states()) for _ in range(phases)]
         self._bindings = [
-            (self._bind(first, second), self._bind(second, first)) for first, second in self._states
+            tuple(self._bind(*buffers.bound(phase, turn)) for turn in range(2))
+            for phase in range(phases)
         ]
 
     def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
         """Advance one phase by one frame a stream; see `StepSession.step`."""
-        self._check_call(phase, frames, reset)
-        np.copyto(self._frames, frames)
-        np.copyto(self._reset, reset)
-        turn = self._turn[phase]
+        if self._buffers is None:
+            raise SessionError("this session is closed; open a new one")
+        turn = self._buffers.fill(phase, frames, reset)
         try:
             self._session.run_with_iobinding(self._bindings[phase][turn])
         except self._errors as err:
             raise SessionError(f"ONNX Runtime failed on {self._path}: {err}") from err
-        self._turn[phase] = 1 - turn
-        return self._logits.copy()
+        return self._buffers.swap(phase)
 
     def close(self) -> None:
         """Free the engine and its buffers."""
         self._bindings = []
-        self._session = None
+        self._session = self._buffers = None
 
     def __enter__(self) -> OrtStepSession:
         return self
@@ -115,85 +95,25 @@ class OrtStepSession:
         if not optimise:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = self._ort.InferenceSession(
+            return self._ort.InferenceSession(
                 str(self._path), options, providers=["CPUExecutionProvider"]
             )
         except self._errors as err:
             raise SessionError(f"ONNX Runtime cannot load {self._path}: {err}") from err
-        self._inputs = {arg.name: _tensor_of(arg) for arg in session.get_inputs()}
-        self._outputs = {arg.name: _tensor_of(arg) for arg in session.get_outputs()}
-        return session
 
-    def _check_against(self, bundle: Bundle) -> None:
-        """The graph's inputs and outputs are those that the manifest promises, no others."""
-        num_streams = self._inputs.get(FRAME_INPUT, _Tensor((1,), "")).shape[0]
-        rule, states = bundle.picture, self._graph.states
-        frame_shape = (num_streams, rule.height_px, rule.width_px, 3)
-        wanted_inputs = {
-            FRAME_INPUT: _Tensor(frame_shape, "uint8"),
-            RESET_INPUT: _Tensor((num_streams, 1), "float32"),
-            **{state.name_in: _Tensor(state.shape, state.dtype) for state in states},
-        }
-        wanted_outputs = {
-            LOGITS_OUTPUT: _Tensor((num_streams, len(bundle.labels)), "float32"),
-            **{state.name_out: _Tensor(state.shape, state.dtype) for state in states},
-        }
-        logits = self._outputs.get(LOGITS_OUTPUT)
-        if logits is not None and logits.shape[-1] != len(bundle.labels):
-            raise BundleError(
-                f"labels do not fit: {bundle.folder} lists {len(bundle.labels)} labels, "
-                f"{self._path.name} gives {logits.shape[-1]} logits; export the bundle again"
-            )
-        self._check_tensors("input", wanted_inputs, self._inputs)
-        self._check_tensors("output", wanted_outputs, self._outputs)
-
-    def _check_tensors(
-        self, role: str, wanted: dict[str, _Tensor], found: dict[str, _Tensor]
-    ) -> None:
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
-                raise BundleError(
-                    f"{self._path}: {role} {name} is {found.get(name, 'missing')}, bundle.json "
-                    f"wants {wanted.get(name, 'none')}; export the bundle again"
-                )
-
-    def _new_states(self) -> dict[StateSpec, NDArray[Any]]:
-        return {state: np.zeros(state.shape, state.dtype) for state in self._graph.states}
-
-    def _bind(
-        self, states_in: dict[StateSpec, NDArray[Any]], states_out: dict[StateSpec, NDArray[Any]]
-    ) -> Any:
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Any:
         binding = self._session.io_binding()
-        inputs: dict[str, NDArray[Any]] = {FRAME_INPUT: self._frames, RESET_INPUT: self._reset}
-        inputs |= {state.name_in: array for state, array in states_in.items()}
-        outputs: dict[str, NDArray[Any]] = {LOGITS_OUTPUT: self._logits}
-        outputs |= {state.name_out: array for state, array in states_out.items()}
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         return binding
 
-    def _check_call(
-        self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]
-    ) -> None:
-        if self._session is None:
-            raise SessionError("this session is closed; open a new one")
-        if not 0 <= phase < self.num_phases:
-            raise ValueError(f"phase must be 0 ... {self.num_phases - 1}, got {phase}")
-        _check_array("frames", frames, self._frames)
-        _check_array("reset", reset, self._reset)
 
-
-def _check_array(name: str, array: NDArray[Any], own: NDArray[Any]) -> None:
-    if array.shape != own.shape or array.dtype != own.dtype:
-        raise ValueError(f"{name} must be {own.dtype} {own.shape}, got {array.dtype} {array.shape}")
-
-
-def _tensor_of(arg: Any) -> _Tensor:
-    """An ONNX Runtime argument; a dynamic axis counts as -1, which fits nothing."""
+def _tensor_of(arg: Any) -> Tensor:
+    """What an ONNX Runtime argument is."""
     shape = tuple(size if isinstance(size, int) else -1 for size in arg.shape)
-    return _Tensor(shape, _ORT_TYPES.get(arg.type, arg.type))
+    return Tensor(shape, _ORT_TYPES.get(arg.type, arg.type))
 
 
 def _import_ort() -> tuple[Any, tuple[type[Exception], ...]]:

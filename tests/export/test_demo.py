@@ -8,7 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from export.demo import _require_reached, build_check, decisions_of, events_of, stage
+from export.demo import (
+    Paths,
+    _require_reached,
+    _stream_tape,
+    build_check,
+    decisions_of,
+    events_of,
+    stage,
+)
 from export.demo_sheet import draw_contact_sheet
 from export.demo_table import markdown_table, rows_of
 from export.step_cost import measure
@@ -141,6 +149,18 @@ def test_step_cost_is_a_ratio_of_pairs(tmp_path):
     cost = measure("mini", bundle.graph_path("step"), bundle.graph_path("clip"), states, pairs=5)
     assert cost.pairs == 5
     assert 0 < cost.ratio_low <= cost.ratio <= cost.ratio_high
+
+
+def test_the_live_tape_runs_in_int8_whatever_engine_is_here(monkeypatch, tmp_path):
+    asked: list[str] = []
+
+    def noted(*words):
+        asked.extend(words)
+        return 1.5
+
+    monkeypatch.setattr("export.demo.stage", noted)
+    assert _stream_tape(Paths(), tmp_path) == 1.5
+    assert asked[asked.index("--precision") + 1] == "int8"
 
 
 def test_a_failing_stage_stops_the_demo_and_is_named(capfd):

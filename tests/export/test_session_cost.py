@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export import session_cost
-from export.session_cost import run_frames, session_costs, wandering_pictures
+from export.session_cost import FRAMES, run_frames, session_costs, wandering_pictures
 from export.step_cost import main
+from export.step_ratios import WARM_UP
 from runtime.command import run_command
 from runtime.preprocess import PictureRule
 from runtime.selftest import sqnr_db
+from runtime.sessions.choose import open_chosen
 from runtime.sessions.ort import OrtStepSession
 from runtime.sessions.ov import OvStepSession
 from tests.export.real_bundle import write_real_bundle
 from tests.mini_bundle import write_mini_bundle
-from tests.openvino_part import needs_openvino
+from tests.openvino_part import memory_of, needs_openvino
 
 BACKBONES = ["tiny", "narrow18", "narrow50", "efficientnet_lite0"]
 
@@ -50,7 +51,7 @@ def test_openvino_computes_int8_graphs_as_written(bundle):
     ):
         for step in range(len(frames)):
             call = (0, frames[step : step + 1], np.full((1, 1), float(step == 0), np.float32))
-            wanted, states = (each._buffers.bound(0, step % 2) for each in (reference, session))
+            wanted, states = (memory_of(each, step % 2) for each in (reference, session))
             for name, array in wanted[0].items():
                 states[0][name][:] = array
             reference.step(*call)
@@ -72,24 +73,23 @@ def test_costs_are_of_the_sessions_they_name(tmp_path, monkeypatch):
     """A clock that knows what each session takes; the first rounds do not count."""
     takes = {"ort": {"float32": 2, "int8": 4}, "openvino": {"float32": 3, "int8": 1}}
     now = [0]
-    monkeypatch.setattr(session_cost.time, "process_time_ns", lambda: now[0])
-    opened = session_cost.open_chosen
+    monkeypatch.setattr("export.session_cost.time.process_time_ns", lambda: now[0])
 
     def slow(bundle, choice, phases, *, threads):
-        session = opened(bundle, choice, phases, threads=threads)
+        session = open_chosen(bundle, choice, phases, threads=threads)
         step, calls = session.step, []
         now[0] += 7_000_000
 
         def stepped(*arguments):
             calls.append(1)
-            warm = len(calls) > session_cost.FRAMES + session_cost.WARM_UP
+            warm = len(calls) > FRAMES + WARM_UP
             now[0] += takes[choice.backend][choice.precision] * (1_000_000 if warm else 9_000_000)
             return step(*arguments)
 
         monkeypatch.setattr(session, "step", stepped)
         return session
 
-    monkeypatch.setattr(session_cost, "open_chosen", slow)
+    monkeypatch.setattr("export.session_cost.open_chosen", slow)
     rows = session_costs(write_mini_bundle(tmp_path), rounds=3)
     assert [(row.ms, row.ratio.median, row.opened_ms) for row in rows] == [
         (2, 1, 7), (4, 2, 7), (3, 1.5, 7), (1, 0.5, 7),
@@ -111,5 +111,5 @@ def test_the_table_of_the_command(tmp_path, capsys):
 
 def test_pictures_are_the_models_and_each_is_another():
     frames = wandering_pictures(PictureRule(height_px=30, width_px=44))
-    assert frames.shape == (session_cost.FRAMES, 30, 44, 3)
+    assert frames.shape == (FRAMES, 30, 44, 3)
     assert len({frame.tobytes() for frame in frames}) == len(frames)

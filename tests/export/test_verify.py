@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tests.export.real_bundle import write_real_bundle
 from tests.fake_cuda import GPU
 from tests.fake_nvidia import install
 from tests.mini_bundle import write_manifest, write_mini_bundle
+from tests.openvino_part import needs_openvino
 from tests.runtime.faults import ForgetfulSession
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,16 @@ def run(bundle, tmp_path, capsys):
         return status, said, (errors.splitlines() or [""])[-1], report
 
     return command
+
+
+@needs_openvino
+def test_a_good_device_by_openvino(run):
+    status, _, last, report = run(*UNTIMED, "--backend", "openvino", "--streams", "3")
+    assert status == 0
+    assert re.fullmatch(r"int8: OpenVINO 20\S+, CPU, int8", last)
+    assert report["facts"]["engine"] == "OpenVINO on the CPU"
+    assert [len(proof["checks"]) for proof in report["proofs"]] == [4, 4]
+    assert report["passed"] is True
 
 
 def test_a_good_device(run, bundle):
