@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from runtime.bundle import Bundle, load_bundle
-from runtime.errors import PolicyError, SourceError, TdrlError
+from runtime.errors import PolicyError, SessionError, SourceError, TdrlError
 from runtime.event_log import EventFile
 from runtime.interrupt import outlive_hangup, stop_on_signals
 from runtime.live import Stream
@@ -19,7 +19,7 @@ from runtime.periodic import Periodic
 from runtime.policy import load_policy
 from runtime.selftest import run_self_test
 from runtime.sessions.base import StepSession
-from runtime.sessions.choose import choose_session, open_chosen
+from runtime.sessions.choose import SessionChoice, choose_session, open_chosen
 from runtime.sources.capture import explain_unusable
 from runtime.sources.choose import open_source
 from runtime.sources.uri import parse_source
@@ -198,7 +198,21 @@ def _event_file(options: StreamOptions) -> EventFile | None:
 
 
 def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
+    """A session that has passed the self-test.
+
+    Where nobody asked for OpenVINO and it computes this bundle wrongly, ONNX Runtime does it.
+    """
     choice = choose_session(bundle, options.backend, options.precision)
+    try:
+        return _proven(bundle, choice, options)
+    except SessionError as err:
+        if (options.backend, choice.backend) != ("auto", "openvino"):
+            raise
+        logger.warning("%s; ONNX Runtime takes over, slower", err)
+    return _proven(bundle, choose_session(bundle, "ort", options.precision), options)
+
+
+def _proven(bundle: Bundle, choice: SessionChoice, options: StreamOptions) -> StepSession:
     session = open_chosen(
         bundle, choice, options.phases, threads=options.threads, engine_dir=options.engine_dir
     )
