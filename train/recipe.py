@@ -44,8 +44,8 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (("pre_roll", "label_smoothing", "low_light"), "in [0, 1]", lambda value: 0 <= value <= 1),
     (("dropout", "jitter", "ema", "momentum"), "in [0, 1)", lambda value: 0 <= value < 1),
     (("td_ratio",), "in (0, 1]", lambda value: 0 < value <= 1),
-    # far beyond sense, and far from where an optimiser's own numbers overflow
-    (("learning_rate", "backbone_lr"), "<= 1000", lambda value: value <= 1000),
+    # beyond sense, but short of where an optimiser's own numbers overflow
+    (("learning_rate", "backbone_lr"), "<= 1e30", lambda value: value <= 1e30),
     (NOT_NEGATIVE, ">= 0", lambda value: value >= 0),
 )
 

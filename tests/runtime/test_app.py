@@ -20,8 +20,9 @@ def opened(bundle, monkeypatch):
     names: list[str] = []
 
     def choose(_, backend, precision):
-        chosen = "openvino" if backend in ("auto", "openvino") else backend
-        return SessionChoice(chosen, "int8" if chosen == "openvino" else "float32", "a test")
+        if backend == "ort":
+            return SessionChoice("ort", "float32", "a test")
+        return SessionChoice("openvino", "int8", "a test")
 
     def open_named(bundle, choice, *args, **kwargs):
         names.append(choice.backend)
