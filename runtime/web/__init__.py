@@ -1,0 +1,1 @@
+"""A page for machines without a screen: picture, decisions, events, health, metrics."""

@@ -1,0 +1,69 @@
+"""The board as Prometheus reads it.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runtime.web.board import LATENCY_BOUNDS_S, Board, StreamBoard
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+COUNTERS = (
+    ("tdrl_frames_total", "captured", "Frames that the source grabbed."),
+    ("tdrl_frames_dropped_total", "dropped", "Frames that a newer one replaced unseen."),
+    ("tdrl_steps_total", "used", "Frames that went through the model."),
+    ("tdrl_ticks_missed_total", "missed", "Ticks that no frame came for."),
+    ("tdrl_reconnects_total", "reconnects", "Times that a lost source came back."),
+)
+
+
+def metrics_text(board: Board) -> str:
+    """All metrics of all streams."""
+    lines: list[str] = []
+    for name, field, text in COUNTERS:
+        lines += _head(name, "counter", text)
+        lines += [f"{name}{_labels(each)} {each.counts[field]}" for each in board.streams]
+    lines += _head("tdrl_actions_total", "counter", "Actions that ended.")
+    for each in board.streams:
+        for label, count in sorted(each.actions().items()):
+            lines.append(f"tdrl_actions_total{_labels(each, label=label)} {count}")
+    lines += _head("tdrl_source_up", "gauge", "Whether frames come.")
+    lines += [f"tdrl_source_up{_labels(each)} {int(each.is_up)}" for each in board.streams]
+    lines += _head("tdrl_last_frame_age_seconds", "gauge", "Since the newest frame was grabbed.")
+    for each in board.streams:
+        if (age_s := each.frame_age_s) is not None:
+            lines.append(f"tdrl_last_frame_age_seconds{_labels(each)} {age_s:.3f}")
+    lines += _head("tdrl_step_seconds", "histogram", "From a frame's grab to its decision.")
+    lines += [line for each in board.streams for line in _histogram(each)]
+    return "\n".join(lines) + "\n"
+
+
+def _histogram(stream: StreamBoard) -> Iterable[str]:
+    latencies, stage = stream.latencies(), "grab_to_decision"
+    bounds = [*map(str, LATENCY_BOUNDS_S), "+Inf"]
+    for bound, count in zip(bounds, latencies.buckets, strict=True):
+        yield f"tdrl_step_seconds_bucket{_labels(stream, stage=stage, le=bound)} {count}"
+    yield f"tdrl_step_seconds_sum{_labels(stream, stage=stage)} {latencies.sum_s:.6f}"
+    yield f"tdrl_step_seconds_count{_labels(stream, stage=stage)} {latencies.buckets[-1]}"
+
+
+def _head(name: str, kind: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+def _labels(stream: StreamBoard, **more: str) -> str:
+    """Two streams may have one name, but not one number."""
+    pairs = {"source": stream.name, "stream": str(stream.number)} | more
+    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in pairs.items()) + "}"
+
+
+def escaped(value: str) -> str:
+    r"""A label's value inside its quotes.
+
+    Example:
+        >>> escaped('say "hi"\n')
+        'say \\"hi\\"\\n'
+    """
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
