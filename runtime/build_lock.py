@@ -41,7 +41,7 @@ def _acquired(lock: Path) -> IO[str] | None:
     while True:
         file = lock.open("w")
         try:
-            _lock_now(file)
+            lock_now(file.fileno())
         except BlockingIOError:
             file.close()
         except OSError as err:
@@ -70,12 +70,12 @@ def _is_still(lock: Path, file: IO[str]) -> bool:
 
 if sys.platform == "win32":
 
-    def _lock_now(file: IO[str]) -> None:
+    def lock_now(descriptor: int) -> None:
         """Windows has no such lock."""
 
 else:
     import fcntl
 
-    def _lock_now(file: IO[str]) -> None:
+    def lock_now(descriptor: int) -> None:
         """Lock an open file, or raise `BlockingIOError`."""
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,6 @@ the last seconds. `events.jsonl` is the newest file; `events.jsonl.1` is the one
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runtime.build_lock import lock_now
 from runtime.command import one_line
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class EventLog:
         path = self._where.path
         file = path.open("ab+", buffering=0)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_now(file.fileno())
             self._size = _end_broken_line(file)
         except BlockingIOError as err:
             file.close()

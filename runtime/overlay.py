@@ -74,7 +74,7 @@ def annotate(
 def _lines(
     decision: Decision, labels: Sequence[str]
 ) -> list[tuple[str, float, tuple[int, int, int]]]:
-    best = AMBER if decision.warming else GREEN
+    best = AMBER if decision.warming else GREEN if decision.action is not None else GREY
     return [
         (f"{prob:4.0%} {label}", prob, best if row == 0 else GREY)
         for row, (label, prob) in enumerate(decision.top(labels, TOP_COUNT))

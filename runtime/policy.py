@@ -33,6 +33,7 @@ from runtime.errors import PolicyError
 
 # Classes that mean "nothing happens", by their names in a data set.
 BACKGROUND_NAMES = ("background", "still")
+LONGEST_S = 86400.0
 SECONDS = ("min_duration_s", "max_gap_s", "lag_s")
 SHARES = ("enter", "exit", "margin")
 LARGEST_FILE_BYTES = 1 << 20
@@ -134,7 +135,8 @@ class Rules:
         self.policy = policy
         self.labels = tuple(labels)
         self.exit = [thresholds.exit for thresholds in own]
-        self.is_silent = [label == background or label in policy.ignore for label in labels]
+        silent = {background, *policy.ignore}
+        self.is_silent = [label in silent or _is_background(label) for label in labels]
         self._enter = [thresholds.enter for thresholds in own]
 
     @classmethod
@@ -169,7 +171,11 @@ def background_of(labels: Sequence[str]) -> str | None:
         'Background'
         >>> background_of(["open", "close"])
     """
-    return next((label for label in labels if label.casefold() in BACKGROUND_NAMES), None)
+    return next((label for label in labels if _is_background(label)), None)
+
+
+def _is_background(label: str) -> bool:
+    return label.casefold() in BACKGROUND_NAMES
 
 
 def load_policy(
@@ -304,9 +310,9 @@ def _share_problem(name: str, value: Any) -> str | None:
 
 
 def _seconds_problem(name: str, value: Any) -> str | None:
-    if _is_number(value) and 0 <= value < math.inf:
+    if _is_number(value) and 0 <= value <= LONGEST_S:
         return None
-    return f"{name} must be seconds >= 0, got {_shown(value)}"
+    return f"{name} must be seconds in 0..{LONGEST_S:g}, got {_shown(value)}"
 
 
 def _require_share(name: str, value: float) -> None:

@@ -103,15 +103,17 @@ class ServiceStatus:
         self._captured = stream.counts.captured
 
     def text(self) -> str:
-        """Frames a second since the last call that saw one, and the last action."""
+        """Frames a second since the last call that saw one, and what is going on."""
         now_s, captured = time.monotonic(), self._stream.counts.captured
         frames, elapsed_s = captured - self._captured, now_s - self._since_s
         if frames:
             self._since_s, self._captured = now_s, captured
         decision = self._stream.latest_decision
         last = "nothing decided yet"
-        if decision is not None:
-            last = f"last action {decision.label} {100 * decision.prob:.0f} %"
+        if decision is not None and decision.action is None:
+            last = "none of the actions"
+        elif decision is not None:
+            last = f"{decision.action} {100 * decision.prob:.0f} %"
         name = self._stream.source.name
         if frames == 0:
             return f"no frame from {name} for {elapsed_s:.0f} s; {last}"

@@ -23,6 +23,7 @@ from runtime.web.address import WebAddress
 
 STATS_EVERY_S = 60.0
 
+MOST = 1e9  # no timer counts further
 EXAMPLES = """\
 examples:
   python runtime/stream.py --camera 0
@@ -79,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
     fields = vars(options) | {"source": _source_text(options), "webhook": _webhook_text(options)}
     # a pipeline can read and write any file: only who types the command may say one
     fields["allow_pipeline"] = options.source_env is None
-    fields["web_token"] = options.web_token_env and _from_environment(options.web_token_env)
+    fields["web_token"] = _web_token_text(options)
     wanted = {name: fields[name] for name in StreamOptions.__dataclass_fields__}
     try:
         status, last_line = run_stream(StreamOptions(**wanted))
@@ -112,6 +113,14 @@ def _webhook_text(options: argparse.Namespace) -> str | None:
     if options.webhook_env is None:
         return None if options.webhook is None else str(options.webhook)
     return _from_environment(options.webhook_env)
+
+
+def _web_token_text(options: argparse.Namespace) -> str | None:
+    if options.web_token_env is None:
+        return None
+    if options.web is None:
+        raise ValueError("--web-token-env is the token of --web: add --web [HOST:]PORT")
+    return _from_environment(options.web_token_env)
 
 
 def _from_environment(name: str) -> str:
@@ -306,15 +315,15 @@ def _webhook(text: str) -> str:
 
 def _positive(text: str) -> float:
     value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text}")
+    if not 0 < value <= MOST:
+        raise argparse.ArgumentTypeError(f"must be a number > 0 and <= {MOST:g}, got {text}")
     return value
 
 
 def _not_negative(text: str) -> float:
     value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
+    if not 0 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"must be a number in 0..{MOST:g}, got {text}")
     return value
 
 

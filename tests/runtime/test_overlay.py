@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,13 +27,23 @@ def test_the_canvas_is_legible_even_and_a_copy(size):
     assert (frame == 100).all()
 
 
+def green_px(one):
+    canvas = annotate(grey(480, 640), one, LABELS, FULL)
+    row = canvas[14].astype(int)  # above the text
+    return int((row[:, 1] - row[:, 0] > 30).sum())
+
+
 def test_the_bar_is_as_long_as_the_confidence():
     def length(prob):
-        canvas = annotate(grey(480, 640), decision(prob=prob), LABELS, FULL)
-        row = canvas[14].astype(int)  # above the text
-        return int((row[:, 1] - row[:, 0] > 30).sum())
+        return green_px(replace(decision(prob=prob), action="waving"))
 
     assert length(0.9) > 1.5 * length(0.5) > 0
+
+
+def test_the_bar_is_green_for_an_action_only():
+    speaks = green_px(replace(decision(), action="waving"))
+    none_of_these = green_px(replace(decision(), action=None))
+    assert none_of_these < 0.1 * speaks
 
 
 def is_amber(canvas):

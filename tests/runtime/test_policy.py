@@ -70,8 +70,9 @@ def test_a_class_that_names_one_threshold_gets_the_other_as_far_as_it_fits(tmp_p
         ({"exit": 1.5}, "exit must be a number in 0..1, got 1.5"),
         ({"exit": 0.7}, "exit must be <= enter, got exit 0.7, enter 0.6"),
         ({"margin": None}, "margin must be a number in 0..1, got null"),
-        ({"max_gap_s": -1}, "max_gap_s must be seconds >= 0, got -1"),
-        ('{"max_gap_s": Infinity}', "max_gap_s must be seconds >= 0, got Infinity"),
+        ({"max_gap_s": -1}, "max_gap_s must be seconds in 0..86400, got -1"),
+        ('{"max_gap_s": Infinity}', "max_gap_s must be seconds in 0..86400, got Infinity"),
+        ({"max_gap_s": 10**400}, "max_gap_s must be seconds in 0..86400, got 1000"),
         ('{"enter": NaN}', "enter must be a number in 0..1, got NaN"),
         ({"lag_s": 2}, "lag_s must be <= 1.75, the time of a stream's first decision, got 2"),
         ({"classes": ["open"]}, 'classes must be an object of labels, got ["open"]'),
@@ -186,6 +187,11 @@ def test_the_action_of_a_decision_is_none_below_threshold_margin_or_for_silent_c
 )
 def test_the_background_is_found_by_its_whole_name(labels, background):
     assert background_of(labels) == background
+
+
+def test_every_class_of_nothing_is_silent():
+    rules = Rules.of(Policy(ignore=("b",)), ("a", "b", "background", "Still"))
+    assert rules.is_silent == [False, True, True, True]
 
 
 # ---- in a bundle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -100,8 +101,9 @@ def test_what_systemctl_shows(stream, bundle, monkeypatch):
     assert status.text() == f"no frame from {name} for 10 s; nothing decided yet"
     list(stream.moments())
     assert stream.latest_decision is not None
-    label = stream.latest_decision.label
-    assert label in bundle.labels
-    percent = round(100 * stream.latest_decision.prob)
-    assert status.text() == f"1.7 fps from {name}; last action {label} {percent} %"
-    assert status.text() == f"no frame from {name} for 25 s; last action {label} {percent} %"
+    decision = stream.latest_decision
+    assert decision.label in bundle.labels
+    stream.latest_decision = replace(decision, action="wave", prob=0.75)
+    assert status.text() == f"1.7 fps from {name}; wave 75 %"
+    stream.latest_decision = replace(decision, action=None)
+    assert status.text() == f"no frame from {name} for 25 s; none of the actions"

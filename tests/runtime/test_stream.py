@@ -363,7 +363,8 @@ def test_help_shows_examples_and_needs_no_opencv(tmp_path):
         ((), "one of the arguments --camera --source --source-env"),
         (("--camera", "rtsp://a:hunter2@cam"), "a camera is a number or a /dev path"),
         (("--source", "a.mp4", "--phases", "0"), "must be a whole number >= 1, got 0"),
-        (("--source", "a.mp4", "--window", "-1"), "must be a number > 0, got -1"),
+        (("--source", "a.mp4", "--window", "-1"), "must be a number > 0 and <= 1e+09, got -1"),
+        (("--source", "a.mp4", "--max-seconds", "1e10"), "> 0 and <= 1e+09, got 1e10"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(bundle, tmp_path, arguments, message):

@@ -290,7 +290,7 @@ def test_a_service_from_a_camera_that_is_off_to_the_end(bundle, tmp_path):
                 lambda line: (
                     re.fullmatch(
                         rf"STATUS=\d+\.\d fps from http://\*\*\*@127\.0\.0\.1:{port}/video; "
-                        r"last action \w+ \d+ %",
+                        r"(\w+ \d+ %|none of the actions)",
                         line,
                     )
                     is not None
