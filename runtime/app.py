@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 class StreamOptions:
     """What the user asked for; `runtime/stream.py --help` describes each field."""
 
-    source: str
+    source: str = field(repr=False)  # may hold a password
     bundle: Path
     allow_pipeline: bool = True
     wait_for_source: bool = False
@@ -209,7 +209,8 @@ def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
         if (options.backend, choice.backend) != ("auto", "openvino"):
             raise
         logger.warning("%s; ONNX Runtime takes over, slower", err)
-    return _proven(bundle, choose_session(bundle, "ort", options.precision), options)
+    choice = choose_session(bundle, "ort", options.precision)
+    return _proven(bundle, replace(choice, reason="OpenVINO failed here"), options)
 
 
 def _proven(bundle: Bundle, choice: SessionChoice, options: StreamOptions) -> StepSession:
@@ -250,20 +251,27 @@ def _start_facts(bundle: Bundle, session: StepSession) -> dict[str, object]:
     }
 
 
-def _play(stream: Stream, outputs: Outputs) -> TdrlError | None:
-    """Show every moment; gives a failure instead of raising it, so that the files are finished."""
-    failure = None
+def _play(stream: Stream, outputs: Outputs) -> TdrlError | OSError | None:
+    """Show every moment; gives a failure instead of raising it, so that the files are finished.
+
+    Where the end fails too, the first failure is given, and both are in the events.
+    """
+    failures: list[TdrlError | OSError] = []
     try:
         for moment in stream.moments():
             if not outputs.show(moment):
                 stream.stop()
-    except TdrlError as err:
-        failure = err
-    outputs.finish()
-    if failure is not None:
+    except (TdrlError, OSError) as err:
+        failures.append(err)
+    finally:
+        try:
+            outputs.finish()
+        except (TdrlError, OSError) as err:
+            failures.append(err)
+    for failure in failures:
         kind = "source_lost" if isinstance(failure, SourceError) else "failed"
         outputs.note(kind, message=str(failure))
-    return failure
+    return failures[0] if failures else None
 
 
 def _status(stream: Stream, signals: Sequence[int]) -> int:

@@ -80,7 +80,7 @@ class Outputs:
             False when the user closed the window.
 
         Raises:
-            OutputError: The video encoder failed.
+            OutputError: The video encoder or the window failed.
             OSError: The video's disk is full or gone.
         """
         if self._board is not None:
@@ -96,10 +96,17 @@ class Outputs:
         self._write_event(kind, None, details)
 
     def finish(self) -> None:
-        """Write the action that is still going on, and let the webhook send what is left."""
+        """Write the action that is still going on, send the webhook's rest, complete the video.
+
+        Raises:
+            OutputError: The video encoder failed.
+            OSError: The video's disk is full or gone.
+        """
         self._end_actions()
         if self._webhook is not None:
             self._webhook.close()
+        if self._video is not None:
+            self._video.close()
 
     def counts(self) -> dict[str, int]:
         """What became of the lines and posts, for those outputs that there are."""

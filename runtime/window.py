@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import cv2
 
+from runtime.command import one_line
 from runtime.errors import OutputError
 from runtime.preprocess import Picture
 
@@ -31,6 +33,7 @@ class Window:
         if sys.platform == "linux" and not _has_display():
             raise OutputError(f"no display here (DISPLAY is not set); {hint}")
         self._title = title
+        self._hint = hint
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
         except cv2.error as err:
@@ -39,7 +42,11 @@ class Window:
             ) from err
 
     def show(self, image_rgb: Picture) -> bool:
-        """Show a picture, shape (H, W, 3), uint8, RGB; False when the user has closed it."""
+        """Show a picture, shape (H, W, 3), uint8, RGB; False when the user has closed it.
+
+        Raises:
+            OutputError: The window system failed.
+        """
         return self.key_after(image_rgb) not in QUIT_KEYS
 
     def key_after(self, image_rgb: Picture) -> int | None:
@@ -48,16 +55,23 @@ class Window:
         Returns:
             The key that was pressed since the last picture, as its character's number; None for
             no key, Escape where the window's button closed it.
+
+        Raises:
+            OutputError: The window system failed.
         """
-        cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-        pressed = cv2.waitKey(1)
-        if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
-            return ESCAPE
+        try:
+            cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+            pressed = cv2.waitKey(1)
+            if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                return ESCAPE
+        except cv2.error as err:
+            raise OutputError(f"the window failed: {one_line(err)}; {self._hint}") from err
         return None if pressed < 0 else pressed & 0xFF
 
     def close(self) -> None:
-        """Close the window."""
-        cv2.destroyAllWindows()
+        """Close the window; one whose window system failed is gone already."""
+        with suppress(cv2.error):
+            cv2.destroyAllWindows()
 
     def __enter__(self) -> Window:
         return self

@@ -68,21 +68,24 @@ class OvStepSession:
         self._path = bundle.graph_path(kind)
         self._openvino = import_openvino()
         self._compiled = compiled_step(self._path, threads)
-        known_in = {FRAME_INPUT, RESET_INPUT, *(state.name_in for state in graph.states)}
-        known_out = {LOGITS_OUTPUT, *(state.name_out for state in graph.states)}
-        inputs = _named(self._compiled.inputs, known_in)
-        outputs = _named(self._compiled.outputs, known_out)
-        check_step_graph(bundle, graph, inputs, outputs)
-        buffers = StepBuffers(graph, inputs, outputs, phases)
-        self._buffers: StepBuffers | None = buffers
-        self.num_phases = phases
-        self.num_streams = buffers.num_streams
-        version = self._openvino.__version__.split("-")[0]
-        self.description = f"OpenVINO {version}, CPU, {precision}"
-        self._requests = [
-            tuple(self._request(*buffers.bound(phase, turn)) for turn in range(2))
-            for phase in range(phases)
-        ]
+        try:
+            known_in = {FRAME_INPUT, RESET_INPUT, *(state.name_in for state in graph.states)}
+            known_out = {LOGITS_OUTPUT, *(state.name_out for state in graph.states)}
+            inputs = _named(self._compiled.inputs, known_in)
+            outputs = _named(self._compiled.outputs, known_out)
+            check_step_graph(bundle, graph, inputs, outputs)
+            buffers = StepBuffers(graph, inputs, outputs, phases)
+            self._buffers: StepBuffers | None = buffers
+            self.num_phases = phases
+            self.num_streams = buffers.num_streams
+            version = self._openvino.__version__.split("-")[0]
+            self.description = f"OpenVINO {version}, CPU, {precision}"
+            self._requests = [
+                tuple(self._request(*buffers.bound(phase, turn)) for turn in range(2))
+                for phase in range(phases)
+            ]
+        except RuntimeError as err:  # a shape without a rank, no memory for a request
+            raise SessionError(f"OpenVINO cannot run {self._path}: {_said(err)}") from err
 
     def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
         """Advance one phase by one frame a stream; see `StepSession.step`."""
@@ -203,4 +206,4 @@ def _named(ports: Iterable[Any], known: Collection[str]) -> dict[str, Tensor]:
 
 def _said(err: RuntimeError) -> str:
     """The last line of an error: those above are places in OpenVINO's source."""
-    return str(err).strip().splitlines()[-1]
+    return (str(err).strip().splitlines() or [type(err).__name__])[-1]

@@ -43,9 +43,9 @@ def open_source(
 def _open_file(uri: SourceUri, *, realtime: bool) -> FrameSource:
     path = Path(uri.target)
     if path.is_dir():
-        return ImageFolder(path, fps=uri.wish.fps, realtime=realtime)
+        return ImageFolder(path, name=uri.name, fps=uri.wish.fps, realtime=realtime)
     if uri.wish.fps is not None:
         raise ValueError(
             f"{uri.name}: ?fps= is for a folder of pictures; a video has its own times"
         )
-    return FileSource(path, realtime=realtime)
+    return FileSource(path, name=uri.name, realtime=realtime)

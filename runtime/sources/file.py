@@ -24,22 +24,25 @@ class FileSource:
 
     Args:
         path: The video file.
+        name: Its name for people; the path where it is None.
         realtime: Give frames no earlier than their stream time, as a camera would; none is
             dropped.
 
     Raises:
-        SourceError: No such file, a folder, or nothing that can be decoded.
+        SourceError: No such file, a folder, a name that OpenCV cannot take, or nothing that can
+            be decoded.
     """
 
     is_live = False
 
-    def __init__(self, path: Path, *, realtime: bool = False) -> None:
-        self.name = str(path)
+    def __init__(self, path: Path, *, name: str | None = None, realtime: bool = False) -> None:
+        self.name = name or str(path)
         self._path = path
         self._realtime = realtime
         self._captured = 0
         self._stopped = False
-        self._capture = open_capture(SourceUri("file", str(path), str(path)))
+        _check_readable_name(path, self.name)
+        self._capture = open_capture(SourceUri("file", str(path), self.name))
         self.fps = nominal_fps(self._capture)
 
     @property
@@ -94,3 +97,14 @@ class FileSource:
                 f"{self.name} is cut off: it ends after {self._captured} frames at {last_s:.2f} s, "
                 f"at least {missing} bytes are missing; copy the file again"
             )
+
+
+def _check_readable_name(path: Path, name: str) -> None:
+    """OpenCV (measured with 5.0.0) crashes the process at a path that is no UTF-8."""
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"{name} cannot be opened: OpenCV reads no path that is not UTF-8; rename the file or "
+            "its folder"
+        ) from None

@@ -31,6 +31,7 @@ class ImageFolder:
 
     Args:
         path: The folder.
+        name: Its name for people; the path where it is None.
         fps: Pictures a second; 25 where it is None.
         realtime: Give pictures no earlier than their time.
 
@@ -43,9 +44,16 @@ class ImageFolder:
 
     is_live = False
 
-    def __init__(self, path: Path, *, fps: float | None = None, realtime: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        fps: float | None = None,
+        realtime: bool = False,
+    ) -> None:
         quiet_native_logs()
-        self.name = str(path)
+        self.name = name or str(path)
         self.fps = fps or DEFAULT_FPS
         self.unreadable = 0
         self._pace = Pace() if realtime else None
@@ -101,9 +109,9 @@ class ImageFolder:
         """A picture, (H, W, 3) uint8 RGB; None, counted, where the file is missing or damaged."""
         try:
             data = path.read_bytes()
-        except OSError:
-            data = b""
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        except (OSError, cv2.error):  # a size that OpenCV refuses is an error, damage is None
+            image = None
         if image is not None:
             return rgb_from_bgr(image)
         self.unreadable += 1

@@ -26,7 +26,7 @@ ANSWER_TIMEOUT_S = 2.0
 LONGEST_ANSWER_BYTES = 16384
 UNAUTHORISED, FORBIDDEN = 401, 403
 _STATUS_LINE = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})[^\r\n]*\r?\n")
-_CHALLENGE = re.compile(rb"^WWW-Authenticate:\s*(Basic|Digest)\b([^\r\n]*)", re.I | re.M)
+_CHALLENGE = re.compile(rb"^WWW-Authenticate:[ \t]*([\w-]+)([^\r\n]*)", re.I | re.M)
 _PARAMETER = re.compile(r'(\w+)=(?:"([^"]*)"|([^\s,]+))')
 
 
@@ -88,7 +88,13 @@ def explain_failure(uri: SourceUri) -> SourceError | None:
     try:
         answer = _ask(parts, None)
         if answer.status == UNAUTHORISED and parts.username is not None:
-            answer = _ask(parts, _authorization(parts, answer.head))
+            authorization = _authorization(parts, answer.head)
+            if authorization is None and _CHALLENGE.search(answer.head):
+                return SourceError(
+                    f"{start}the camera wants an authentication that is not known here; set it to "
+                    "Digest with MD5, or to Basic"
+                )
+            answer = _ask(parts, authorization)
     except ConnectionRefusedError:
         return SourceError(f"{start}nobody listens on port {_port(parts)}; is the camera on?")
     except TimeoutError:
@@ -172,12 +178,15 @@ def _encrypted(plain: socket.socket, host: str) -> ssl.SSLSocket:
 def _authorization(parts: SplitResult, head: bytes) -> str | None:
     """The header that answers a server's challenge; None for one that we do not know."""
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    challenges = {match[1].lower(): match[2] for match in _CHALLENGE.finditer(head)}
-    if b"digest" in challenges:
-        text = challenges[b"digest"].decode("latin-1")
+    schemes = set()
+    for match in _CHALLENGE.finditer(head):
+        schemes.add(match[1].lower())
+        text = match[2].decode("latin-1")
         given = {key.lower(): quoted or bare for key, quoted, bare in _PARAMETER.findall(text)}
-        return _digest(parts, user, password, given)
-    if b"basic" in challenges:
+        # a camera that knows more offers each algorithm as a challenge of its own
+        if match[1].lower() == b"digest" and given.get("algorithm", "MD5").upper() == "MD5":
+            return _digest(parts, user, password, given)
+    if b"basic" in schemes:
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     return None
 
@@ -189,7 +198,7 @@ def _digest(parts: SplitResult, user: str, password: str, given: dict[str, str])
     asked = _md5(f"{_method(parts)}:{target}")
     fields = {"username": user, "realm": realm, "nonce": nonce, "uri": target}
     bare = ""
-    if "auth" in given.get("qop", "").split(","):
+    if "auth" in (word.strip() for word in given.get("qop", "").split(",")):
         fields["cnonce"] = secrets.token_hex(8)
         bare = ", qop=auth, nc=00000001"
         fields["response"] = _md5(f"{secret}:{nonce}:00000001:{fields['cnonce']}:auth:{asked}")

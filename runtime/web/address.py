@@ -18,6 +18,8 @@ BACKLOG = 128
 # A browser that stops reading is cut off by the kernel after so long, and until then no more than
 # this waits for it: about a second of pictures.
 STALLED_MS = 20_000
+# One whose machine is gone would never be noticed where nothing is sent to it.
+KEEP_ALIVE_S = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10}
 SEND_BUFFER_BYTES = 128 * 1024
 
 
@@ -79,13 +81,17 @@ class WebAddress:
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             listener = socket.socket(family, kind, protocol)
-        except OSError as err:
+        except (OSError, UnicodeError) as err:  # the latter for a name that cannot be one
             raise OutputError(f"--web {self}: {_reason(err)}") from err
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, seconds in KEEP_ALIVE_S.items():
+                if hasattr(socket, name):
+                    listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
             listener.bind(place)
             listener.listen(BACKLOG)
         except OSError as err:
@@ -97,7 +103,9 @@ class WebAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _reason(err: OSError) -> str:
+def _reason(err: OSError | UnicodeError) -> str:
+    if isinstance(err, UnicodeError):
+        return "this is no name of a machine; 0.0.0.0 is all addresses that it has"
     if err.errno == errno.EADDRINUSE:
         return "the port is in use; choose another, or end the program that has it"
     if err.errno == errno.EACCES:

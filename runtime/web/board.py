@@ -255,9 +255,11 @@ class Board:
             stream.sample()
 
     @property
-    def is_healthy(self) -> bool:
-        """Whether there is a stream, and all of them are at work."""
-        return bool(self.streams) and all(stream.is_healthy for stream in self.streams)
+    def health(self) -> str:
+        """`starting` without a stream, as while an engine is built; `ok` or, for any, `stalled`."""
+        if not self.streams:
+            return "starting"
+        return "ok" if all(stream.is_healthy for stream in self.streams) else "stalled"
 
     def state(self) -> Record:
         """All but the records, for a page that begins."""

@@ -5,7 +5,8 @@
 /events        server-sent events: `record` (numbered, so a browser that comes back misses nothing
                that is still kept), `decision` and `second`
 /stream.mjpg   live picture: stream=0, view=camera, overlay or model
-/healthz       200 `ok` while ticks advance or the source is being tried, else 503 `stalled`
+/healthz       200 `starting` until the stream begins, 200 `ok` while ticks advance or the source is
+               being tried, else 503 `stalled`
 /metrics       for Prometheus
 """
 
@@ -43,6 +44,7 @@ POLL_S = 0.2
 RETRY_MS = 2000
 MOST_WATCHERS = 32
 LONGEST_FORM_BYTES = 4096
+LONGEST_FORM_S = 10.0
 WRONG_TOKEN_S = 1.0
 BOUNDARY = "tdrl-edge-picture"
 
@@ -93,18 +95,19 @@ class Site:
         return Response(as_json(self._board.state()), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
-        is_healthy = self._board.is_healthy
-        return PlainTextResponse("ok\n" if is_healthy else "stalled\n", 200 if is_healthy else 503)
+        health = self._board.health
+        return PlainTextResponse(f"{health}\n", 503 if health == "stalled" else 200)
 
     async def _metrics(self, request: Request) -> Response:
         return PlainTextResponse(metrics_text(self._board), media_type=MEDIA_TYPE)
 
     async def _login(self, request: Request) -> Response:
-        form = b""
-        async for chunk in request.stream():
-            form += chunk
-            if len(form) > LONGEST_FORM_BYTES:
-                return PlainTextResponse("too long\n", 413)
+        try:
+            form = await asyncio.wait_for(_form(request), LONGEST_FORM_S)
+        except asyncio.TimeoutError:  # not the built-in one before Python 3.11
+            return PlainTextResponse("too slow\n", 408, headers={"Connection": "close"})
+        if len(form) > LONGEST_FORM_BYTES:
+            return PlainTextResponse("too long\n", 413)
         given = parse_qs(form.decode("utf-8", "replace")).get("token", [""])[0]
         if self._token is None or not self._token.is_right(given):
             await asyncio.sleep(WRONG_TOKEN_S)
@@ -167,6 +170,16 @@ class Site:
         )
         media_type = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
         return StreamingResponse(_parts(feed), media_type=media_type)
+
+
+async def _form(request: Request) -> bytes:
+    """What is sent, cut where it is longer than any form of ours."""
+    form = b""
+    async for chunk in request.stream():
+        form += chunk
+        if len(form) > LONGEST_FORM_BYTES:
+            break
+    return form
 
 
 async def _parts(feed: Feed) -> AsyncIterator[bytes]:

@@ -10,12 +10,12 @@ import threading
 import uvicorn
 
 from runtime.periodic import Periodic
+from runtime.web.address import BACKLOG
 from runtime.web.board import SAMPLE_S, Board
+from runtime.web.connection import MOST_CONNECTIONS, Connection
 from runtime.web.guard import Token
 from runtime.web.routes import Site
 
-# Twenty browsers have two connections each; the rest is told to come back later.
-MOST_CONNECTIONS = 128
 GOODBYE_S = 1.0
 JOIN_S = 5.0
 
@@ -41,7 +41,7 @@ class WebServer:
         config = uvicorn.Config(
             self.site.app,
             loop="asyncio",
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -50,7 +50,8 @@ class WebServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=MOST_CONNECTIONS + 1,  # the last one is told so
+            backlog=BACKLOG,
             timeout_graceful_shutdown=round(GOODBYE_S),
         )
         self._server = uvicorn.Server(config)

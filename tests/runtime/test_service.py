@@ -251,7 +251,7 @@ def test_an_images_versions_are_pinned_and_the_projects(name):
     assert base[0] == "FROM"
     assert re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", base[1])
     pins = dict(re.findall(r"([\w-]+)==([\w.]+)", text))
-    assert {"numpy", "opencv-python"} < pins.keys()
+    assert {"numpy", "opencv-python", "starlette", "uvicorn"} < pins.keys()  # --web works
     bounds = project_bounds()
     for package, version in pins.items():
         assert Version(version) in bounds[package].specifier, package
@@ -267,13 +267,17 @@ def test_an_image_starts_the_command_without_rights(name):
     assert words["USER"] == "tdrl"
     entry = re.findall(r'"([^"]*)"', words["ENTRYPOINT"])
     assert entry[:2] == ["python3", "runtime/stream.py"]
-    assert build_parser().parse_args(entry[2:]).wait_for_source
+    options = build_parser().parse_args(entry[2:])
+    assert options.wait_for_source
+    assert options.backend == "auto"  # what was installed for speed is used
 
 
 def project_bounds():
     """The requirements that a device has; Python 3.10 has no tomllib."""
     project = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|cpu|jetson) = \[(.*)\]$", project, re.MULTILINE)
+    lists = re.findall(
+        r"^(?:dependencies|cpu|openvino|jetson|web) = \[(.*)\]$", project, re.MULTILINE
+    )
     requirements = [Requirement(text) for each in lists for text in re.findall(r'"([^"]+)"', each)]
     return {requirement.name: requirement for requirement in requirements}
 

@@ -65,7 +65,12 @@ function take(state) {
 function listen() {
   source?.close(); // of a call that ran beside this one
   source = new EventSource("/events");
-  source.onopen = showNow;
+  let isAgain = false;
+  source.onopen = () => {
+    if (isAgain) showPicture(); // its connection broke too, and no browser tells so
+    isAgain = true;
+    showNow();
+  };
   source.onerror = () => {
     showStatus("disconnected", "bad");
     // the browser connects again by itself, unless it was refused

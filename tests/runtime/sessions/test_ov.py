@@ -161,6 +161,22 @@ def test_a_step_that_failed_leaves_the_states_as_they_were(bundle, monkeypatch):
     np.testing.assert_allclose(again, golden.logits[1], atol=1e-3)
 
 
+def test_a_graph_that_openvino_cannot_prepare_is_a_session_error(bundle, monkeypatch):
+    class Compiled:
+        """Compiles, and then has no memory for a request: nothing real does so on demand."""
+
+        def __init__(self, compiled):
+            self.inputs, self.outputs = compiled.inputs, compiled.outputs
+
+        def create_infer_request(self):
+            raise RuntimeError
+
+    compiled_step = ov.compiled_step
+    monkeypatch.setattr(ov, "compiled_step", lambda *args: Compiled(compiled_step(*args)))
+    with pytest.raises(SessionError, match=r"OpenVINO cannot run .*step\.onnx: RuntimeError$"):
+        OvStepSession(bundle)
+
+
 def test_wrong_calls_say_what_is_wanted(bundle):
     frames = np.zeros((1, 32, 32, 3), np.uint8)
     with OvStepSession(bundle, phases=2) as session:

@@ -80,6 +80,21 @@ def test_what_is_no_video_is_refused(tmp_path):
         open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["r\udce9el.mp4", "r\udce9el/film.mp4"])  # "réel" in Latin-1
+def test_a_path_that_is_no_utf_8_is_refused_under_a_name_to_print(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    write_video(tmp_path / "plain.mp4", moving_bar(3)).rename(path)
+    with pytest.raises(SourceError, match=r"r\\udce9el.* not UTF-8; rename the file") as refused:
+        open_source(str(path))
+    assert str(refused.value).isprintable()
+
+
+def test_a_file_is_called_what_its_caller_says():
+    with FileSource(bikes_path(), name="the yard") as source:
+        assert source.name == "the yard"
+
+
 def test_native_libraries_stay_quiet(tmp_path, capfd):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(bikes_path().read_bytes()[:100_000])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import struct
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -49,6 +51,17 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_its_time_passes(tmp_path,
     assert "3 pictures could not be read" in caplog.text
 
 
+def test_a_picture_of_a_size_that_opencv_refuses_is_left_out(tmp_path):
+    folder = write_pictures(tmp_path / "frames", ["0.png", "1.png", "2.png"])
+    data = bytearray((folder / "1.png").read_bytes())
+    data[16:24] = struct.pack(">II", 65_000, 65_000)  # the header's width and height
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (folder / "1.png").write_bytes(data)
+    with ImageFolder(folder, fps=10) as source:
+        assert [frame.index for frame in source] == [0, 2]
+    assert source.unreadable == 1
+
+
 def test_sizes_may_differ_and_colour_is_rgb(tmp_path):
     folder = write_pictures(tmp_path / "frames", ["0.png"])
     red = np.zeros((20, 30, 3), np.uint8)
@@ -78,6 +91,14 @@ def test_without_a_rate_the_one_that_is_used_is_said(tmp_path, caplog):
     with open_source(str(folder)) as source:
         assert [frame.stream_time_s for frame in source] == [0.0, 0.04]
     assert "25 pictures a second; say ?fps=" in caplog.text
+
+
+def test_a_folder_whose_name_is_no_unicode_has_a_name_to_print(tmp_path):
+    folder = tmp_path / "r\udce9el"  # "réel" in Latin-1
+    write_pictures(tmp_path / "plain", ["0.png"]).rename(folder)
+    with open_source(f"{folder}?fps=4") as source:
+        assert source.name == f"{tmp_path}/r\\udce9el"
+        assert len(list(source)) == 1
 
 
 def test_realtime_paces_pictures_and_stop_ends_them(tmp_path):

@@ -196,3 +196,24 @@ def test_digest_authentication_is_that_of_the_standard(monkeypatch):
     assert 'response="8ca523f5e9506fed4657c9700eebdbec"' in header
     assert 'opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"' in header
     assert network._authorization(parts, b"WWW-Authenticate: Negotiate\r\n\r\n") is None
+
+
+SHA_256 = b'WWW-Authenticate: Digest realm="cam", nonce="sha", algorithm=SHA-256, qop="auth"\r\n'
+MD5 = b'WWW-Authenticate: Digest realm="cam", nonce="md5", qop="auth-int, auth"\r\n'
+
+
+@pytest.mark.parametrize("challenges", [SHA_256 + MD5, MD5 + SHA_256])
+def test_of_several_digests_the_one_that_is_known_is_answered(challenges):
+    parts = urlsplit("http://me:hunter2@cam/1")
+    header = network._authorization(parts, b"HTTP/1.1 401 No\r\n" + challenges + b"\r\n")
+    assert header is not None
+    assert 'nonce="md5"' in header
+    assert header.endswith(", qop=auth, nc=00000001")
+
+
+@pytest.mark.parametrize("challenge", [SHA_256, b"WWW-Authenticate: Negotiate\r\n"])
+def test_an_unknown_authentication_is_not_a_wrong_password(challenge):
+    with answering(b"RTSP/1.0 401 No\r\nCSeq: 1\r\n" + challenge + b"\r\n", closes=True) as port:
+        said = explain_failure(parse_source(f"rtsp://me:hunter2@127.0.0.1:{port}/1"))
+    assert type(said) is SourceError
+    assert "wants an authentication that is not known here; set it to Digest with MD5" in str(said)

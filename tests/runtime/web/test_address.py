@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import OutputError
 from runtime.web.address import WebAddress
+from tests.mjpeg_server import free_port
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,21 @@ def test_a_port_in_use_is_one_line():
 def test_an_address_of_another_machine_is_one_line(host):
     with pytest.raises(OutputError, match=f"^--web {host}:8080: this machine has no such address"):
         WebAddress(host, 8080).listen()
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, ".a"])
+def test_what_is_no_name_is_one_line(host):
+    with pytest.raises(OutputError, match=re.escape(f"--web {host}:80: this is no name")):
+        WebAddress(host, 80).listen()
+
+
+def test_a_browser_whose_machine_is_gone_is_noticed():
+    with WebAddress("127.0.0.1", free_port()).listen() as listener:
+        place = listener.getsockname()
+        with socket.create_connection(place), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
 
 
 def test_a_wildcard_is_shown_as_something_that_a_browser_can_open():

@@ -50,7 +50,7 @@ def test_a_run_shows_itself_and_ends_cleanly(bundle, tmp_path):
         arguments = ("--source", source, "--web", port, "--events", events)
         with started(bundle, *arguments, cwd=tmp_path) as process:
             wait_until(lambda: in_use(port), 20)
-            wait_until(lambda: ask(port, "/healthz").status == 200)
+            wait_until(lambda: ask(port, "/healthz").text == "ok\n", 20)
             with endless(port, "/events") as answer:
                 assert next_event(answer)["type"] == "start"
                 next_event(answer, "decision")
@@ -114,6 +114,15 @@ def test_a_token_that_is_none_is_refused(bundle, tmp_path, monkeypatch, token, m
     refused(done, message)
 
 
+def test_a_token_without_a_page_is_refused(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("TDRL_TOKEN", TOKEN)
+    done = stream(
+        bundle, "--source", bikes_path(), "--headless", "--web-token-env", "TDRL_TOKEN",
+        "--max-seconds", "1", cwd=tmp_path,
+    )  # fmt: skip
+    refused(done, r"--web-token-env is the token of --web: add --web \[HOST:\]PORT")
+
+
 def test_a_token_from_the_environment_is_told_nowhere(bundle, tmp_path):
     port, events = free_port(), tmp_path / "events.jsonl"
     with mjpeg_camera(free_port()) as url:
@@ -121,7 +130,7 @@ def test_a_token_from_the_environment_is_told_nowhere(bundle, tmp_path):
         arguments += ["--web-token-env", "TDRL_TOKEN", "--log-level", "debug"]
         with started(bundle, *arguments, cwd=tmp_path, TDRL_TOKEN=TOKEN) as process:
             wait_until(lambda: in_use(port), 20)
-            wait_until(lambda: ask(port, "/healthz").status == 200)
+            wait_until(lambda: ask(port, "/healthz").text == "ok\n", 20)
             assert ask(port, "/api/state").status == 401
             state = ask(port, "/api/state", Authorization=f"Bearer {TOKEN}")
             assert json.loads(state.text)["streams"]
@@ -154,7 +163,7 @@ def test_a_random_token_is_shown_on_the_terminal_and_in_no_log(bundle, tmp_path)
             wait_until(lambda: in_use(port), 20)
             assert ask(port, "/metrics").status == 401
             assert ask(port, "/metrics", Authorization=f"Bearer {match[1]}").status == 200
-            wait_until(lambda: ask(port, "/healthz").status == 200)
+            wait_until(lambda: ask(port, "/healthz").text == "ok\n", 20)
             os.kill(pid, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         finally:

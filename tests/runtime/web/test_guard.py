@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from urllib.parse import urlencode
 
@@ -9,7 +10,7 @@ import pytest
 
 from runtime.web import routes
 from runtime.web.guard import Token
-from tests.runtime.web.serving import ask, running
+from tests.runtime.web.serving import HOME, ask, running
 
 TOKEN = "a-token-of-20-chars!"
 PATHS = ("/", "/api/state", "/events", "/stream.mjpg", "/metrics", "/nothing")
@@ -72,6 +73,16 @@ def test_the_token_gives_a_cookie_that_opens_the_page(guarded):
         assert ask(guarded.port, "/api/state", Cookie=wrong).status == 401
 
 
+@pytest.mark.parametrize(
+    "foreign", ['prefs={"a":1}', "a=b c", "flag", "a@b=c", "name=Jürgen", "=", 'x="', "a=b=c"]
+)
+def test_another_programs_cookie_does_not_hide_ours(guarded, foreign):
+    cookie = f"tdrl_edge_{guarded.port}={Token(TOKEN, guarded.port).cookie}"
+    for both in (f"{foreign}; {cookie}", f"{cookie}; {foreign}"):
+        assert ask(guarded.port, "/api/state", Cookie=both).status == 200
+    assert ask(guarded.port, "/api/state", Cookie=foreign).status == 401
+
+
 def test_prometheus_sends_it_as_a_bearer_token(guarded):
     assert ask(guarded.port, "/metrics", Authorization=f"Bearer {TOKEN}").status == 200
     for wrong in (f"Bearer {TOKEN}x", "Bearer ", TOKEN, f"Basic {TOKEN}", "Bearer \xe4"):
@@ -93,6 +104,16 @@ def test_a_wrong_token_is_refused_slowly(guarded, given):
 
 def test_a_form_without_end_is_cut(guarded):
     assert log_in(guarded, "x" * 10_000).status == 413
+
+
+def test_a_form_that_does_not_come_is_not_waited_for(guarded, monkeypatch):
+    monkeypatch.setattr(routes, "LONGEST_FORM_S", 0.3)
+    with socket.create_connection((HOME, guarded.port), timeout=5) as client:
+        client.sendall(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\ntoken=")
+        answer = b""
+        while part := client.recv(4096):  # to the end of the connection
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_two_runs_do_not_share_cookies():

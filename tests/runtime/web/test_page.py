@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from runtime.web.connection import Connection
 from runtime.web.guard import Token
 from tests.browser import chromium_page
 from tests.mjpeg_server import free_port
@@ -197,6 +198,24 @@ def test_a_stall_a_restart_and_a_lost_server_are_shown(bundle, page):
     page.wait("document.getElementById('status').textContent === 'disconnected'")
     with running(bundle, port=port, name="after") as run:
         page.wait("document.getElementById('tabs').textContent === 'after'", 20)
+        page.wait(LIVE)
+        page.wait(PICTURE)
+
+
+def test_after_a_broken_connection_the_picture_is_asked_for_again(bundle, page):
+    with running(bundle) as run:
+        page.open(f"http://{HOME}:{run.port}/")
+        page.wait(LIVE)
+        page.wait(PICTURE)
+        before = page.value("document.getElementById('picture').src")
+        connections = run.server._server.server_state.connections
+        (events,) = [
+            each
+            for each in connections
+            if isinstance(each, Connection) and each.scope and each.scope["path"] == "/events"
+        ]
+        events.loop.call_soon_threadsafe(events.transport.abort)
+        page.wait(f"document.getElementById('picture').src !== {before!r}", 10)
         page.wait(LIVE)
         page.wait(PICTURE)
 

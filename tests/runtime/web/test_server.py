@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import cv2
 import numpy as np
 import pytest
 
 from runtime.web import board as board_module
-from runtime.web import routes
+from runtime.web import connection, routes
 from runtime.web.board import ACTIONS_KEPT, OTHERS_KEPT
 from tests.runtime.web.serving import (
+    HOME,
     ask,
     deaf_client,
     endless,
@@ -252,10 +254,73 @@ def test_health_follows_the_ticks(bundle, monkeypatch):
         assert (answer.status, answer.text) == (200, "ok\n")
         run.goes_on.clear()
         wait_until(lambda: ask(run.port, "/healthz").status == 503, 6)
+        assert ask(run.port, "/healthz").text == "stalled\n"
         run.goes_on.set()
         wait_until(lambda: ask(run.port, "/healthz").status == 200, 6)
-        run.server.board.streams.clear()
-        assert ask(run.port, "/healthz").text == "stalled\n"
+        assert ask(run.port, "/healthz").text == "ok\n"
+        run.server.board.streams.clear()  # as before the first
+        answer = ask(run.port, "/healthz")
+        assert (answer.status, answer.text) == (200, "starting\n")
+
+
+def silent_client(port, start=b""):
+    client = socket.create_connection((HOME, port), timeout=10)
+    client.sendall(start)
+    return client
+
+
+def is_cut_off(client):
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_connections_that_ask_for_nothing_take_nobodys_place(bundle):
+    with running(bundle) as run, ExitStack() as opened:
+        connections = run.server._server.server_state.connections
+        watcher = opened.enter_context(endless(run.port, "/stream.mjpg"))
+        next_jpeg(watcher)
+        silent = [opened.enter_context(silent_client(run.port)) for _ in range(200)]
+        assert ask(run.port, "/healthz").status == 200
+        assert len(connections) <= connection.MOST_CONNECTIONS + 1
+        assert all(is_cut_off(client) for client in silent[:70])
+        next_jpeg(watcher)
+
+
+def test_where_all_places_are_in_use_the_next_is_told_to_come_back(bundle, monkeypatch):
+    monkeypatch.setattr(routes, "MOST_WATCHERS", 200)
+    with running(bundle) as run, ExitStack() as opened:
+        for _ in range(connection.MOST_CONNECTIONS):
+            opened.enter_context(endless(run.port, "/events"))
+        for _ in range(3):
+            assert ask(run.port, "/healthz").status == 503
+        assert run.server.site.listeners == connection.MOST_CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: local",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTT",
+        b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
+    ],
+)
+def test_half_a_request_is_not_waited_for(bundle, monkeypatch, start):
+    monkeypatch.setattr(connection, "SILENT_S", 1.0)
+    with running(bundle) as run, endless(run.port, "/stream.mjpg") as watcher:
+        next_jpeg(watcher)
+        connections = run.server._server.server_state.connections
+        began_s = time.monotonic()
+        with silent_client(run.port, start) as client:
+            wait_until(lambda: len(connections) == 2)
+            while time.monotonic() - began_s < 4 and len(connections) == 2:
+                time.sleep(0.2)
+                with suppress(OSError):
+                    client.sendall(b"x")  # a little more does not help
+            assert 0.7 < time.monotonic() - began_s < 3
+        next_jpeg(watcher)  # who has asked is not cut off
 
 
 def test_garbage_is_no_news(bundle, caplog):
