@@ -29,9 +29,18 @@ from export.calibration_bar import CalibrationBar
 from export.calibration_clips import MOST_CLIPS, calibration_clips, comparison
 from export.checks.preflight import require_clean
 from export.drift import LONG_STEPS, drift_at_export
-from export.gate import ALLOWED_LOSS, GateResult, PairedLoss, clip_gate, paired_loss, require_pass
+from export.gate import ALLOWED_LOSS, GateResult, clip_gate, require_pass
 from export.golden import camera_frames, golden_frames, write_golden
 from export.half_check import HalfCheck, half_check, require_half_pass, rounded_session
+from export.held_out import (
+    MOST_GATED,
+    HeldOut,
+    Tape,
+    held_out_clips,
+    live_loss,
+    remarks_on,
+    validation_tapes,
+)
 from export.int8.quantise import (
     DEFAULT_OPTIONS,
     Int8Options,
@@ -51,21 +60,39 @@ from export.stream.state_parts import state_parts
 from export.to_fp16 import STEP_FP16, fp16_onnx_from_model
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
 from runtime.artifacts import default_checkpoint, point_latest
-from runtime.bundle import GOLDEN, Bundle, GraphSpec, load_bundle
+from runtime.bundle import GOLDEN, Bundle, GraphKind, GraphSpec, load_bundle
 from runtime.command import run_command
 from runtime.errors import ExportError, GateError
 from runtime.machine import installed_versions
 from runtime.sessions.base import Logits
-from runtime.sessions.ort import OrtStepSession
 from train.checkpoint import Facts, load_checkpoint
-from train.data.catalog import load_tape
-from train.evaluate import load_clips
-from train.live_evaluation import TorchSession, decide_tape
-from train.live_score import answers
+from train.live_evaluation import TorchSession
 from train.model.tdrl import Tdrl
 
 PARITY_STEPS = 64
 LIBRARIES = ("torch", "onnx", "onnxsim", "onnxruntime", "numpy", "opencv-python")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is made and measured beside the INT8 graph.
+
+    Attributes:
+        float16: Make the half graph, and hold it against float.
+        most_gated: Validation clips that the gate measures at most; they are held in memory.
+        long_stream: Look for a drift along a very long stream too.
+    """
+
+    float16: bool = True
+    most_gated: int = MOST_GATED
+    long_stream: bool = False
+
+    def __post_init__(self) -> None:
+        if self.most_gated < 1:
+            raise ValueError(f"the gate needs at least one clip, got {self.most_gated} at most")
+
+
+DEFAULT_EXPORT = ExportOptions()
 
 
 @dataclass(frozen=True)
@@ -84,29 +111,30 @@ def build_bundle(
     allowed_loss: float = ALLOWED_LOSS,
     most_clips: int = MOST_CLIPS,
     cache_dir: Path | None = None,
-    long_stream: bool = False,
     int8: Int8Options = DEFAULT_OPTIONS,
+    options: ExportOptions = DEFAULT_EXPORT,
 ) -> Built:
     """Export, calibrate, check and bundle a checkpoint.
 
     Args:
         checkpoint: A causal model's checkpoint.
-        data: Data folder with `calibration/` and `validation/`; `tape_validation/` is used for
-            the live part of the gate where it is there.
+        data: Data folder or its data.yaml, with clips for calibration and validation; the
+            validation's live tapes are used for the live part of the gate where there are any.
         out: The bundle folder; an older bundle there is replaced at the very end.
         allowed_loss: Clip top-1 that INT8 may lose, 0..1.
         most_clips: Calibration clips at most; a share of them compares threshold methods.
         cache_dir: Where what calibration records is kept for the next export; None keeps nothing.
-        long_stream: Look for a drift along a very long stream too.
         int8: What may stay in float, and what is measured of the layers.
+        options: What is made and measured beside the INT8 graph.
 
     Raises:
         ValueError: `allowed_loss` or `most_clips` is out of range.
         CheckpointError: The checkpoint cannot be used.
         DataError: The data cannot be used.
         ExportError: A graph is not what the model computes, or fails preflight.
-        GateError: INT8 loses too much or goes away from float along a stream, or float16 is not
-            what float says. The report is then in `bundle.refused/`, beside `out`.
+        GateError: float16 is not what float says, which is known before calibration. Or INT8
+            loses too much or goes away from float along a stream; the report is then in
+            `bundle.refused/`, beside `out`.
     """
     if not 0 <= allowed_loss <= 1:
         raise ValueError(f"allowed_loss must be in 0..1, got {allowed_loss}; 0.005 is half a point")
@@ -115,20 +143,24 @@ def build_bundle(
         raise ExportError(f"{reason}; its clip graph: python -m export.clip --help")
     with replaced_folder(out) as folder:
         clips = calibration_clips(data, facts, most=most_clips)
-        bundle = _float_bundle(model, facts, folder)
+        bundle = _float_bundle(model, facts, folder, float16=options.float16)
         compared = comparison(clips, facts)
         frames = compared.frames
         parity = _check_float(model, bundle, frames)
-        worst_on = _validation(data, facts) if int8.layer_accuracy else None
+        held_out = held_out_clips(data, facts, options.most_gated)
+        with reference_session(bundle) as session:
+            logits = session_clips(session, held_out.clips.pictures)
+        half = _half(bundle, held_out.clips, logits) if options.float16 else None
         quantised = _quantise(
             bundle,
             compared.rest,
             frames,
             cache_dir=cache_dir,
             budget=int8.float_budget,
-            worst_on=worst_on,
+            worst_on=held_out.clips if int8.layer_accuracy else None,
         )
-        gate, half, changed = _gate(bundle, quantised, data, facts)
+        tapes = validation_tapes(data, facts.labels)
+        gate, changed = _gate(bundle, quantised, held_out, logits, tapes)
         _write_golden(bundle, quantised.graph, frames)
         finished = replace(
             with_graph(bundle, quantised.graph),
@@ -138,19 +170,24 @@ def build_bundle(
         )
         measured = {
             "parity": parity.to_json(),
-            "float16": half.to_json(),
+            **({} if half is None else {"float16": half.to_json()}),
             "calibration": {
                 **quantised.recording.to_json(),
                 "listed": len(clips),
                 "comparing": len(compared.clips),
             },
             "quantisation": quantised.to_json(),
-            "gate": {**gate.to_json(), "allowed_loss": allowed_loss},
+            "gate": {
+                **gate.to_json(),
+                "allowed_loss": allowed_loss,
+                "validation_clips": held_out.listed,
+                "remarks": remarks_on(held_out, tapes),
+            },
             "changed": changed,
-            **_long_streams(finished, clips, model, long_stream=long_stream),
+            **_long_streams(finished, clips, model, long_stream=options.long_stream),
         }
         report = compose(finished, facts, _data_name(data), measured)
-        report = _judged(report, gate, half, allowed_loss, out)
+        report = _judged(report, gate, allowed_loss, out)
         report = write_report(folder, report)
         write_manifest(finished)
     # beside the bundle: these are paths of this machine
@@ -159,13 +196,16 @@ def build_bundle(
     return Built(load_bundle(out), report)
 
 
-def _float_bundle(model: Tdrl, facts: Facts, folder: Path) -> Bundle:
+def _float_bundle(model: Tdrl, facts: Facts, folder: Path, *, float16: bool = True) -> Bundle:
     states = step_onnx_from_model(model, facts.picture, folder / "step.onnx")
     num_segments = facts.sampling.num_segments
     clip_onnx_from_model(model, facts.picture, num_segments, folder / "clip.onnx")
-    half_states = fp16_onnx_from_model(model, facts.picture, folder / STEP_FP16)
     require_clean(folder / "step.onnx", states=states, precision="float32")
-    require_clean(folder / STEP_FP16, states=half_states, precision="float16")
+    graphs: dict[GraphKind, GraphSpec] = {"step": GraphSpec("step.onnx", states)}
+    if float16:
+        half_states = fp16_onnx_from_model(model, facts.picture, folder / STEP_FP16)
+        require_clean(folder / STEP_FP16, states=half_states, precision="float16")
+        graphs["step_fp16"] = GraphSpec(STEP_FP16, half_states)
     unit = facts.model.unit
     return Bundle(
         folder=folder,
@@ -174,11 +214,7 @@ def _float_bundle(model: Tdrl, facts: Facts, folder: Path) -> Bundle:
         picture=facts.picture,
         sampling=facts.sampling,
         operating=facts.operating,
-        graphs={
-            "step": GraphSpec("step.onnx", states),
-            "step_fp16": GraphSpec(STEP_FP16, half_states),
-            "clip": GraphSpec("clip.onnx"),
-        },
+        graphs={**graphs, "clip": GraphSpec("clip.onnx")},
         model={
             "backbone": facts.model.backbone,
             "temporal": unit.temporal,
@@ -261,40 +297,31 @@ def _quantise(
     return quantised
 
 
-def _validation(data: Path, facts: Facts) -> LabelledClips:
-    clips = load_clips(data, "validation", facts)
-    pictures = clips.pictures.permute(0, 1, 3, 4, 2).contiguous().numpy()
-    return LabelledClips(pictures, clips.label.numpy())
+def _half(bundle: Bundle, clips: LabelledClips, logits: Logits) -> HalfCheck:
+    """Hold the half graph against float's logits, before calibration takes its time.
+
+    Raises:
+        GateError: It says something else.
+    """
+    with rounded_session(bundle) as session:
+        half = half_check(logits, session_clips(session, clips.pictures), clips.label)
+    require_half_pass(half)
+    return half
 
 
 def _gate(
-    bundle: Bundle, quantised: Quantised, data: Path, facts: Facts
-) -> tuple[GateResult, HalfCheck, dict[str, Any]]:
-    clips = _validation(data, facts)
-    pictures, label = clips.pictures, clips.label
-    logits = []
-    for int8 in (None, quantised.graph):
-        with reference_session(bundle, int8) as session:
-            logits.append(session_clips(session, pictures))
-    live = None
-    if (data / "tape_validation").is_dir():
-        live = _live_loss(with_graph(bundle, quantised.graph), data)
-    with rounded_session(bundle) as session:
-        half = half_check(logits[0], session_clips(session, pictures), label)
-    changed = changed_clips(logits[0], logits[1], label, facts.labels)
-    return clip_gate(logits[0], logits[1], label, live), half, changed
-
-
-def _live_loss(bundle: Bundle, data: Path) -> PairedLoss:
-    video, truth = load_tape(data, "tape_validation", bundle.labels)
-    right = []
-    for precision in ("float32", "int8"):
-        with OrtStepSession(bundle, precision, optimise=False) as session:
-            decisions = decide_tape(bundle, session, video)
-        given = answers(truth, decisions, bundle.labels)
-        wanted = [bundle.labels.index(action.label) for action in truth]
-        right.append(np.array(given) == np.array(wanted))
-    return paired_loss(right[0], right[1])
+    bundle: Bundle,
+    quantised: Quantised,
+    held_out: HeldOut,
+    logits: Logits,
+    tapes: Sequence[Tape],
+) -> tuple[GateResult, dict[str, Any]]:
+    pictures, label = held_out.clips.pictures, held_out.clips.label
+    with reference_session(bundle, quantised.graph) as session:
+        int8 = session_clips(session, pictures)
+    live = live_loss(with_graph(bundle, quantised.graph), tapes) if tapes else None
+    changed = changed_clips(logits, int8, label, bundle.labels, held_out.numbers)
+    return clip_gate(logits, int8, label, live), changed
 
 
 def _long_streams(
@@ -305,7 +332,7 @@ def _long_streams(
 
 
 def _judged(
-    report: dict[str, Any], gate: GateResult, half: HalfCheck, allowed_loss: float, out: Path
+    report: dict[str, Any], gate: GateResult, allowed_loss: float, out: Path
 ) -> dict[str, Any]:
     """The report with the gate's remarks; where it does not pass, the reason and a page of it.
 
@@ -315,14 +342,13 @@ def _judged(
     refused = out.with_name(f"{out.name}.{REFUSED}")
     try:
         remarks = require_pass(gate, allowed_loss=allowed_loss)
-        require_half_pass(half)
         require_steady(report)
     except GateError as err:
         write_report(refused, report, refused=str(err))
         raise GateError(f"{err} (report: {refused / PAGE})") from err
     if refused.is_dir():  # an earlier export's
         shutil.rmtree(refused)
-    return {**report, "gate": {**report["gate"], "remarks": remarks}}
+    return {**report, "gate": {**report["gate"], "remarks": [*report["gate"]["remarks"], *remarks]}}
 
 
 def _data_name(data: Path) -> str:
@@ -344,14 +370,15 @@ def _write_golden(bundle: Bundle, int8: GraphSpec, frames: NDArray[np.uint8]) ->
     )
 
 
-def _accuracies(gate: GateResult, half: HalfCheck) -> dict[str, float]:
+def _accuracies(gate: GateResult, half: HalfCheck | None) -> dict[str, float]:
     found = {
         "clip_top1_float32": gate.clips.top1_float,
-        "clip_top1_float16": half.top1_half,
         "clip_top1_int8": gate.clips.top1_int8,
-        "clip_agreement_float16": half.agreement,
         "clip_agreement": gate.agreement,
     }
+    if half is not None:
+        found["clip_top1_float16"] = half.top1_half
+        found["clip_agreement_float16"] = half.agreement
     if gate.live is not None:
         found["live_top1_float32"] = gate.live.top1_float
         found["live_top1_int8"] = gate.live.top1_int8
@@ -409,6 +436,19 @@ def _parser() -> argparse.ArgumentParser:
         help="measure the accuracy of the ten most sensitive convolutions too, minutes",
     )
     parser.add_argument(
+        "--gate-clips",
+        type=int,
+        metavar="N",
+        default=MOST_GATED,
+        help="validation clips that the gate measures at most (default %(default)s)",
+    )
+    parser.add_argument(
+        "--no-float16",
+        dest="float16",
+        action="store_false",
+        help="leave the float16 graph out, and its check",
+    )
+    parser.add_argument(
         "--long-stream",
         action="store_true",
         help=f"look for a drift along {LONG_STEPS:,} steps too, minutes",
@@ -427,8 +467,8 @@ def main(argv: list[str] | None = None) -> None:
         allowed_loss=options.allowed_loss,
         most_clips=options.calibration_clips,
         cache_dir=options.calibration_cache,
-        long_stream=options.long_stream,
         int8=Int8Options(options.float_budget, options.layer_accuracy),
+        options=ExportOptions(options.float16, options.gate_clips, options.long_stream),
     )
     gate = built.report["gate"]
     print(json.dumps(built.bundle.accuracy, indent=2))  # noqa: T201

@@ -32,9 +32,12 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 def whole_folder(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that replaces it, whatever it holds, if the body succeeds.
 
+    Of a link, what it points at is replaced; the link stays.
+
     Raises:
         OSError: The folder cannot be written.
     """
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
     if old.exists() and not out.exists():  # killed between the two renames
@@ -66,9 +69,8 @@ def changed_bundle(bundle: Bundle) -> Iterator[Path]:
     Raises:
         OSError: The folder cannot be written.
     """
-    out = bundle.folder.resolve()  # of a link, what it points at
-    with replaced_folder(out) as folder:
-        shutil.copytree(out, folder, dirs_exist_ok=True)
+    with replaced_folder(bundle.folder) as folder:
+        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
         yield folder
         write_manifest(replace(bundle, folder=folder))
 

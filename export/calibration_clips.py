@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from calib.clip_list import CalibrationClip
 from calib.record import clip_pictures, require_readable
+from export.held_out import validation_tapes
 from runtime.errors import DataError, SourceError
 from runtime.preprocess import Picture
 from train.checkpoint import Facts
-from train.data.catalog import load_split, load_tape
+from train.data.catalog import load_split
 from train.data.decode import DEFAULT_FPS, probe
 from train.data.entry import VideoSegment
 
@@ -27,7 +28,6 @@ MOST_CLIPS = 512
 FEWEST_CLIPS = 2
 COMPARISON_STEPS = 128
 COMPARED_SHARE = 4  # at most a fourth of the calibration clips compares methods instead
-TAPE = "tape_validation"
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,15 @@ def comparison(
 
 
 def gate_parts(data: Path, facts: Facts) -> list[Part]:
-    """What the gate measures INT8 on: the validation clips, and the validation tape."""
+    """What the gate measures INT8 on: the validation clips, and the validation tapes."""
     parts = [
         Part(s.path.resolve(), s.start_s, s.end_s or math.inf, "a validation clip")
         for s in load_split(data, "validation", facts.labels).segments
     ]
-    if (data / TAPE).is_dir():
-        video, _ = load_tape(data, TAPE, facts.labels)
-        parts.append(Part(video.resolve(), 0.0, math.inf, "the validation tape"))
+    parts += [
+        Part(video.resolve(), 0.0, math.inf, "the validation tape")
+        for video, _ in validation_tapes(data, facts.labels)
+    ]
     return parts
 
 

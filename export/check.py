@@ -36,6 +36,7 @@ from export.checks.report import MAX_SHOWN, Report, plural, report_lines
 from export.checks.step import states_by_name
 from export.engines.build_log import BuildCheck, nvidia_build_check
 from export.graph_view import GraphView, load_graph
+from export.report.verdict import kept_float_of
 from runtime.bundle import (
     GRAPH_OF,
     MANIFEST,
@@ -49,7 +50,6 @@ from runtime.command import one_line, run_command
 from runtime.errors import EngineError, ExportError
 from runtime.nvidia import find_tensorrt
 
-REPORT = "report.json"
 NO_REASON = "no reason given"
 
 
@@ -88,16 +88,8 @@ def check_bundle(folder: Path, request: Request) -> list[Report]:
         ExportError: A graph is no ONNX model.
     """
     bundle = load_bundle(folder)
-    request = replace(request, float_convs={**_kept_in_float(folder), **request.float_convs})
+    request = replace(request, float_convs={**kept_float_of(folder), **request.float_convs})
     return [_check_member(bundle, kind, request) for kind in bundle.graphs]
-
-
-def _kept_in_float(folder: Path) -> dict[str, str]:
-    """Convolutions that the bundle's report lists as float on purpose, with the reason."""
-    path = folder / REPORT
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept = report.get("quantisation", {}).get("kept_float", [])
-    return {each["conv"]: each["reason"] for each in kept}
 
 
 def _check_member(bundle: Bundle, kind: GraphKind, request: Request) -> Report:

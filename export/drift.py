@@ -10,6 +10,7 @@ list that the export left beside the bundle.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from tqdm import tqdm
 
 from calib.clip_list import CalibrationClip, read_clip_list
 from export.bundle_folder import CLIPS
-from export.report.verdict import PAGE, read_report, require_steady
+from export.report.verdict import LEAST_STEPS, PAGE, read_report, require_steady
 from export.report_page import update_report
 from export.stream.drift_measure import EXPORT_STEPS, measure_drift
-from export.stream.long_stream import stream_clips
+from export.stream.growth import NUM_BLOCKS
+from export.stream.long_stream import NUM_PARTS, stream_clips
 from export.stream.state_parts import StatePart, parts_from_json
 from runtime.bundle import Bundle, load_bundle
 from runtime.command import run_command
@@ -30,6 +32,8 @@ from runtime.errors import BundleError
 from runtime.sessions.base import StepSession
 
 LONG_STEPS = 10_000
+# the shortest request whose blocks, without the warm-up's, have the steps that a verdict needs
+FEWEST_STEPS = NUM_PARTS * (math.ceil(LEAST_STEPS / NUM_BLOCKS) - 1) + 1
 EXPORT_SECONDS = 30.0  # a large model runs fewer steps at an export
 
 
@@ -80,10 +84,13 @@ def drift_of_bundle(folder: Path, clip_list: Path, steps: int) -> dict[str, Any]
         BundleError: The bundle is not whole, or has no INT8 graph.
         DataError: No clip can be read.
         ExportError: The report cannot be read, or a graph gives something that is no number.
-        ValueError: `steps` < 1.
+        ValueError: Too few steps to judge a stream by.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}; {LONG_STEPS} is a long stream")
+    if steps < FEWEST_STEPS:
+        raise ValueError(
+            f"too few steps to judge a drift, want >= {FEWEST_STEPS}, got {steps}; {LONG_STEPS} is "
+            "a long stream"
+        )
     bundle = load_bundle(folder)
     report = read_report(folder)
     if "step_int8" not in bundle.graphs:

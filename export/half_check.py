@@ -108,7 +108,7 @@ def require_half_pass(check: HalfCheck) -> None:
         return
     raise GateError(
         f"the float16 {fault}; feature maps may leave float16's range (65504): train "
-        "longer or with more weight decay"
+        "longer or with more weight decay, or leave that graph out (--no-float16)"
     )
 
 

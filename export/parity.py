@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from export.decibels import bounded_db
 from runtime.errors import ExportError
@@ -110,7 +111,8 @@ def session_clips(session: StepSession, clips: NDArray[np.uint8]) -> Logits:
     """
     first = np.zeros(clips.shape[1], np.float32)
     first[0] = 1.0
-    return np.stack([session_steps(session, clip, first).mean(0) for clip in clips])
+    bar = tqdm(clips, desc=session.description, unit="clip", disable=None)
+    return np.stack([session_steps(session, clip, first).mean(0) for clip in bar])
 
 
 def require_equal(parity: Parity, what: str) -> None:

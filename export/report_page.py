@@ -236,8 +236,11 @@ def _stream(stream: Mapping[str, Any]) -> Iterator[str]:
     found = stream["int8"]
     kept = stream["steps"] - stream["block_steps"]
     yield f"<h2>A stream of {stream['steps']:,} steps without a reset</h2>"
+    judged = "grows" if found["grows"] else "does not grow"
+    if is_short(stream):
+        judged = "was not judged, the stream is too short"
     yield (
-        f"<p>INT8's distance to float <b>{'grows' if found['grows'] else 'does not grow'}</b>: "
+        f"<p>INT8's distance to float <b>{judged}</b>: "
         f"the line through the blocks ends at {found['growth']:.2f} times its start "
         f"(t = {found['t_value']:.1f}), the last two blocks are {found['ratio']:.2f} times "
         "those before.</p>"

@@ -37,7 +37,7 @@ from runtime.command import one_line, run_command
 from runtime.engine import EngineKey, default_engine_dir, engine_for_bundle, engine_key
 from runtime.errors import EngineError, SessionError
 from runtime.nvidia import library_version, why_no_tensorrt
-from runtime.plan import BuildSettings, BuiltPlan, typings
+from runtime.plan import BuildSettings, BuiltPlan, capability_name, typings
 from runtime.selftest import run_self_test
 from runtime.sessions.base import StepSession
 from runtime.sessions.ort import OrtStepSession
@@ -71,7 +71,7 @@ def build_all(request: Request, targets: Sequence[Target]) -> None:
     failures: list[str] = []
     for job in jobs:
         try:
-            _build(request, job)
+            _build(request, job, len(targets))
         except EngineError as err:
             failures.append(f"{job}: {one_line(err)}")
             _say(failures[-1])
@@ -91,7 +91,7 @@ def build_and_prove(request: Request, targets: Sequence[Target]) -> None:
     failures: list[str] = []
     for job in jobs_of(request, targets):
         try:
-            plan_path = _build(request, job)
+            plan_path = _build(request, job, len(targets))
             if job.target.is_here:
                 step_ms[job] = _prove(request.bundle, job, plan_path)
         except (EngineError, SessionError) as err:
@@ -145,7 +145,7 @@ def _keys(request: Request, job: Job) -> list[EngineKey]:
     return [replace(key, strongly_typed=typed) for typed in typings(trt, settings.typing)]
 
 
-def _build(request: Request, job: Job) -> Path:
+def _build(request: Request, job: Job, num_targets: int) -> Path:
     trt = job.target.trt
     verdict = "from the cache"
 
@@ -167,20 +167,27 @@ def _build(request: Request, job: Job) -> Path:
         )
     _say(f"{job}, {library_version(trt)}: {verdict}; {plan_path.name}")
     if request.layers is not None:
-        _copy_layers(request, job, plan_path)
+        _copy_layers(request, job, plan_path, num_targets)
     return plan_path
 
 
-def _copy_layers(request: Request, job: Job, plan_path: Path) -> None:
+def _copy_layers(request: Request, job: Job, plan_path: Path, num_targets: int) -> None:
     """Copy an engine's table to where the user wants it; several engines need several names."""
     if request.layers is None:
         return
-    own_name = len(request.precisions) * len(request.streams) == 1
+    own_name = len(request.precisions) * len(request.streams) * num_targets == 1
     words = [job.precision, *([] if job.num_streams is None else [f"n{job.num_streams}"])]
+    if num_targets > 1:
+        words.append(capability_name(job.target.device.compute_capability).lower())
     stem = request.layers.stem if own_name else "-".join([request.layers.stem, *words])
-    for source in layer_files(plan_path):
-        if not source.is_file():
-            raise EngineError(f"{plan_path} came without its layer table; delete it and build anew")
+    sources = layer_files(plan_path)
+    if not all(source.is_file() for source in sources):  # the runtime builds without `export`
+        _say(
+            f"warning: no layer table beside {plan_path}, `make engine` did not build it; to get "
+            "one delete the engine and run this again"
+        )
+        return
+    for source in sources:
         target = request.layers.with_name(stem + source.suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from runtime.bundle import Bundle
 from runtime.decision import Decision
@@ -170,7 +171,9 @@ def decide_tape(bundle: Bundle, session: StepSession, video: Path) -> list[Decis
         SessionError: The session failed.
     """
     with open_source(str(video)) as source:
-        return list(Stream(bundle, source, session))
+        stream = Stream(bundle, source, session)
+        title = f"tape, {session.description}"
+        return list(tqdm(stream, desc=title, unit="decision", disable=None))
 
 
 def record_tape(bundle: Bundle, session: StepSession, video: Path) -> Recording:

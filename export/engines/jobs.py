@@ -76,15 +76,23 @@ def targets_here(capabilities: Sequence[str] | None) -> tuple[Target, ...]:
     """What this machine can build for; nothing where there is neither a GPU nor RTX.
 
     Args:
-        capabilities: Compute capabilities for RTX; None for this GPU's, or SM86 without one.
+        capabilities: Compute capabilities, which only RTX takes; None for this GPU's, or SM86
+            without one.
 
     Raises:
         SessionError: A GPU is here and pycuda or CUDA does not start.
-        EngineError: A GPU is here and no TensorRT that this Python can import.
+        EngineError: A GPU is here and no TensorRT that this Python can import, or compute
+            capabilities are given and there is no RTX.
     """
     device = cuda_device()
-    trt = find_tensorrt(("tensorrt_rtx",) if device is None else ("tensorrt", "tensorrt_rtx"))
+    only_rtx = device is None or capabilities
+    trt = find_tensorrt(("tensorrt_rtx",) if only_rtx else ("tensorrt", "tensorrt_rtx"))
     if trt is None:
+        if capabilities:
+            raise EngineError(
+                "--compute-capability needs tensorrt_rtx: pip install 'tdrl-edge[rtx]' (x86-64), "
+                "or leave it out to build for this GPU"
+            )
         if has_nvidia_gpu():
             require_cuda_device()
             raise EngineError(

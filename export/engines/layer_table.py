@@ -7,18 +7,17 @@ an engine as `NAME.layers.json` for programs and `NAME.layers.md` for people.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from export.engines.build_log import EngineLayer, convs_by_precision, count_kernels, parse_layers
+from export.report.verdict import kept_float_of
 from runtime.bundle import GRAPH_OF, Bundle, Precision
 from runtime.files import whole_file, write_json
 from runtime.plan import BuiltPlan
 
-REPORT = "report.json"
 FLOAT_TYPES = {"Float": "FP32", "Half": "FP16"}
 MERGED = "merged"
 MAX_NAME = 60
@@ -132,7 +131,7 @@ def layer_table(built: BuiltPlan, bundle: Bundle, precision: Precision, engine: 
     except ModuleNotFoundError as err:
         remarks.append(f"Without {err.name} the reasons come from the build log alone.")
         convs, findings = None, {}
-    kept = _kept_float(bundle) if precision == "int8" else ()
+    kept = tuple(kept_float_of(bundle.folder)) if precision == "int8" else ()
     int8, others = convs_by_precision(layers, convs)
     reasons = _Reasons(precision, findings, kept)
     rows = [_row(layer, convs, reasons) for layer in layers]
@@ -268,17 +267,6 @@ def _graph_facts(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         if finding.where in convs:
             found.setdefault(finding.where, []).append(finding.message)
     return convs, {name: "; ".join(texts) for name, texts in found.items()}
-
-
-def _kept_float(bundle: Bundle) -> tuple[str, ...]:
-    """Convolutions that the export kept in float, as its report says."""
-    try:
-        report = json.loads((bundle.folder / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ()  # a bundle may come without its report
-    sections = report.values() if isinstance(report, dict) else ()
-    lists = [part.get("kept_float", ()) for part in sections if isinstance(part, dict)]
-    return tuple(str(kept["conv"]) for entries in lists for kept in entries)
 
 
 def _once(types: Sequence[str]) -> tuple[str, ...]:

@@ -230,15 +230,28 @@ def state_kinds(bundle: Bundle) -> dict[str, str]:
 
 
 def _probe(step: onnx.ModelProto, bundle: Bundle, clips: Sequence[CalibrationClip]) -> Probe:
-    """Steps of the first clips that can be read; each starts from the zero state."""
+    """Steps of the first clips that can be read; each starts from the zero state.
+
+    Raises:
+        DataError: None can be read.
+    """
     pictures, reset = [], []
-    for clip in clips[:PROBE_CLIPS]:
+    num_read = 0
+    for clip in clips:
+        if num_read == PROBE_CLIPS:
+            break
         try:
             found = clip_pictures(clip, bundle.picture, bundle.sampling)
         except (SourceError, DataError):
             continue  # `record` has counted it
+        num_read += 1
         pictures += found
         reset += [1.0] + [0.0] * (len(found) - 1)
+    if not pictures:
+        raise DataError(
+            f"none of {len(clips)} calibration clips can be read any more, e.g. {clips[0].path}; "
+            "were they moved while the export ran?"
+        )
     states = bundle.graph("step").states
     starts = np.array(reset, np.float32)
     return probe_of(step, states, np.stack(pictures), starts, every=PROBE_EVERY)

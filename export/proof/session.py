@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.engines.layer_table import layer_table, write_layers
 from runtime.batch_rows import with_rows
 from runtime.build_progress import StderrBar
 from runtime.bundle import GRAPH_OF, Bundle, Precision
 from runtime.engine import engine_for_bundle
 from runtime.errors import BundleError, SessionError
 from runtime.nvidia import find_tensorrt
-from runtime.plan import BuildSettings
+from runtime.plan import BuildSettings, BuiltPlan
 from runtime.sessions.base import StepSession
 from runtime.sessions.choose import Backend
 from runtime.sessions.cuda_memory import cuda_device
@@ -83,6 +84,10 @@ class Opener:
             raise SessionError(
                 f"{self.backend} needs an NVIDIA GPU and pycuda; install them or pass --backend ort"
             )
+
+        def describe(path: Path, built: BuiltPlan) -> None:
+            write_layers(layer_table(built, self.bundle, precision, path.name), path)
+
         with StderrBar(f"build {precision} engine, {rows} row(s)") as progress:
             return engine_for_bundle(
                 self.bundle,
@@ -92,6 +97,7 @@ class Opener:
                 device=device,
                 settings=BuildSettings(num_streams=rows),
                 on_progress=progress,
+                on_built=describe,
             )
 
 

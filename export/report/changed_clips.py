@@ -17,7 +17,11 @@ MOST_MOVES = 12
 
 
 def changed_clips(
-    logits_float: Logits, logits_int8: Logits, label: NDArray[np.int64], labels: Sequence[str]
+    logits_float: Logits,
+    logits_int8: Logits,
+    label: NDArray[np.int64],
+    labels: Sequence[str],
+    numbers: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Compare two graphs clip by clip.
 
@@ -29,6 +33,7 @@ def changed_clips(
         logits_int8: The INT8 graph's, same shape.
         label: Classes, shape (B,).
         labels: Class names in the order of the logits.
+        numbers: Each clip's number in the list, where only some of its clips were compared.
 
     Returns:
         The numbers for the report: clips with another answer first, then by how far the
@@ -45,7 +50,7 @@ def changed_clips(
         "changed": int(other.sum()),
         "clips": [
             {
-                "number": int(i) + 1,
+                "number": int(i) + 1 if numbers is None else numbers[i],
                 "label": labels[label[i]],
                 "float": labels[answers[0][i]],
                 "int8": labels[answers[1][i]],

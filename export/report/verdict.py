@@ -61,6 +61,9 @@ def verdict_of(report: Mapping[str, Any], refused: str = "") -> Verdict:
     if {"step", "step_int8"} <= set(sizes):
         small, large = (megabytes(sizes[kind]) for kind in ("step_int8", "step"))
         said.append(f"its graph has {small}, the float one {large}")
+    streams = [report[name] for name in STREAMS if report.get(name) is not None]
+    if streams and all(is_short(stream) for stream in streams):
+        said.append("drift not judged, the stream was too short")
     head = "Ships" if allowed <= ALLOWED_LOSS else "Ships, by a raised limit"
     return Verdict(ships=True, line=f"{head}: {'; '.join(said)}.")
 
@@ -112,6 +115,19 @@ def read_report(folder: Path) -> dict[str, Any]:
             "export the bundle again"
         )
     return dict(report)
+
+
+def kept_float_of(folder: Path) -> dict[str, str]:
+    """Convolutions that a bundle's export kept in float on purpose, each with the reason.
+
+    Empty for a bundle that comes without its report, or with one that cannot be read.
+    """
+    try:
+        report = read_report(folder)
+    except ExportError:
+        return {}
+    kept = report.get("quantisation", {}).get("kept_float", ())
+    return {str(each["conv"]): str(each["reason"]) for each in kept}
 
 
 def points(share: float) -> str:

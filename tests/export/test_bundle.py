@@ -18,12 +18,13 @@ import calib.record
 import export.bundle
 from calib.clip_list import CalibrationClip, read_clip_list
 from calib.recording import Recording
-from export.bundle import build_bundle, clip_graph_logits, main
+from export.bundle import ExportOptions, build_bundle, clip_graph_logits, main
 from export.bundle_folder import replaced_folder
 from export.calibration_clips import calibration_clips, comparison
 from export.checks.preflight import preflight
 from export.gate import clip_gate
-from export.half_check import HalfCheck, half_check, rounded_session
+from export.half_check import half_check, rounded_session
+from export.held_out import held_out_clips
 from export.int8.quantise import reference_session, steps_of
 from export.parity import compare, session_clips
 from export.report.verdict import read_report
@@ -245,8 +246,8 @@ def test_the_report_counts_the_calibration_clips(built):
 def float_graphs_at_hand(built, monkeypatch):
     """The float graphs come from the bundle that is there: exporting them takes seconds."""
 
-    def ready(_model, _facts, folder):
-        kinds = ("step", "step_fp16", "clip")
+    def ready(_model, _facts, folder, *, float16=True):
+        kinds = ("step", "step_fp16", "clip") if float16 else ("step", "clip")
         for kind in kinds:
             shutil.copy(built.bundle.graph_path(kind), folder)
         graphs = {kind: built.bundle.graphs[kind] for kind in kinds}
@@ -296,17 +297,17 @@ def test_a_refused_report_goes_when_an_export_passes(tmp_path):
         np.tile(np.array([[3, 0]], np.float32), (500, 1)),
         np.tile(np.array([[0, 3]], np.float32), (500, 1)),
     )
-    half, out = HalfCheck(500, 0, 1.0, 1.0, 90.0), tmp_path / "bundle"
+    out = tmp_path / "bundle"
     bad, good = (clip_gate(right, int8, label, None) for int8 in (wrong, right))
     with pytest.raises(GateError, match=r"INT8 may lose 100\.00% .*bundle\.refused/report\.html"):
-        export.bundle._judged(report_example(), bad, half, 0.005, out)
+        export.bundle._judged(report_example(), bad, 0.005, out)
     assert not read_report(tmp_path / "bundle.refused")["verdict"]["ships"]
     drifting = {**report_example(), "drift": stream_example(grows=True)}
     with pytest.raises(GateError, match="grows along a stream"):
-        export.bundle._judged(drifting, good, half, 0.005, out)
+        export.bundle._judged(drifting, good, 0.005, out)
     assert "grows along" in read_report(tmp_path / "bundle.refused")["verdict"]["line"]
-    passed = export.bundle._judged(report_example(), good, half, 0.005, out)
-    assert passed["gate"]["remarks"] == []
+    passed = export.bundle._judged(report_example(), good, 0.005, out)
+    assert passed["gate"]["remarks"] == ["a remark"]
     assert listing(tmp_path) == []
 
 
@@ -318,11 +319,61 @@ def test_a_half_graph_that_says_something_else(old, checkpoint, data, monkeypatc
         logits = session_clips(session, pictures)
         return np.roll(logits, 1, axis=1) if "float16" in session.description else logits
 
+    def too_early(*_args, **_options):
+        raise AssertionError("calibrated before the half graph was judged")
+
     monkeypatch.setattr(export.bundle, "session_clips", worse)
-    with pytest.raises(GateError, match=r"the float16 graph agrees with float on .* of 13 clips"):
+    monkeypatch.setattr(export.bundle, "quantise", too_early)
+    with pytest.raises(
+        GateError, match=r"the float16 graph agrees with float on .* of 13 clips.*--no-float16"
+    ):
         build_bundle(checkpoint, data, run / "bundle", allowed_loss=1.0)
-    shutil.rmtree(run / "bundle.refused")
     assert contents(run) == before
+
+
+@pytest.mark.usefixtures("float_graphs_at_hand")
+def test_a_bundle_without_half_graph_tape_and_most_clips(checkpoint, data, tmp_path, monkeypatch):
+    """What is left out is left out everywhere, and said; clips are decoded once."""
+    folder, out = tmp_path / "data", tmp_path / "run" / "bundle"
+    shutil.copytree(data, folder)
+    shutil.rmtree(folder / "tape_validation")
+    reads = []
+
+    def counted(*given):
+        reads.append(given)
+        return held_out_clips(*given)
+
+    monkeypatch.setattr(export.bundle, "held_out_clips", counted)
+    options = ("--allowed-loss", "1", "--no-float16", "--gate-clips", "7", "--layer-accuracy")
+    assert run_main("--checkpoint", checkpoint, "--data", folder, "--out", out, *options) == 0
+    assert len(reads) == 1
+    bundle = load_bundle(out)
+    assert set(bundle.graphs) == {"step", "step_int8", "clip"}
+    assert not any("float16" in name or "live" in name for name in bundle.accuracy)
+    assert set(listing(out)) == FILES - {"step.fp16.onnx"}
+    report, page = read_report(out), (out / "report.html").read_text()
+    assert "float16" not in report
+    assert (report["gate"]["clips"]["count"], report["gate"]["validation_clips"]) == (7, 13)
+    assert report["gate"]["live"] is None
+    first = ["gated on 7 of 13 validation clips, classes equally (--gate-clips)"]
+    first += ["live accuracy was not gated: no validation tape"]
+    assert report["gate"]["remarks"][:2] == first
+    assert all(remark in page for remark in first)
+    assert "FP16" not in page
+
+
+def test_no_half_graph_is_made_where_none_is_wanted(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export.bundle, "fp16_onnx_from_model", None)
+    model, facts = load_checkpoint(checkpoint)
+    bundle = export.bundle._float_bundle(model, facts, tmp_path, float16=False)
+    assert set(bundle.graphs) == {"step", "clip"}
+    assert listing(tmp_path) == ["clip.onnx", "step.onnx"]
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_gate_without_clips_is_refused(count):
+    with pytest.raises(ValueError, match=f"at least one clip, got {count} at most"):
+        ExportOptions(most_gated=count)
 
 
 @pytest.mark.parametrize(
@@ -361,9 +412,9 @@ def _skip_to_golden(monkeypatch, built, place):
         parts["float_convs"] = built.report["quantisation"]["sensitivity"]["kept_float"]
         return type("Quantised", (), parts)
 
-    gate = half = type("Gate", (), {"to_json": lambda _: {}})()
+    gate = type("Gate", (), {"to_json": lambda _: {}})()
     monkeypatch.setattr(export.bundle, "quantise", ready)
-    monkeypatch.setattr(export.bundle, "_gate", lambda *_: (gate, half, []))
+    monkeypatch.setattr(export.bundle, "_gate", lambda *_: (gate, []))
     monkeypatch.setattr(export.bundle, "_accuracies", lambda *_: {})
     monkeypatch.setattr(export.bundle, "_long_streams", lambda *_, **__: {})
     monkeypatch.setattr(export.bundle, "compose", lambda *_: {})
@@ -435,6 +486,22 @@ def test_the_new_bundle_comes_at_the_very_end(old):
         (folder / "bundle.json").write_text("new")
         assert contents(run).items() >= before.items()
     assert listing(run / "bundle") == ["bundle.json"]
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_stays_a_link_to_the_new_bundle(old, tmp_path, dangling):
+    run, _ = old
+    link = tmp_path / "link"
+    link.symlink_to(run / "bundle")
+    if dangling:
+        shutil.rmtree(run / "bundle")
+    for content in ("first", "second"):
+        with replaced_folder(link) as folder:
+            (folder / "bundle.json").write_text(content)
+        assert link.is_symlink()
+        assert (run / "bundle" / "bundle.json").read_text() == content
+    assert listing(run) == ["bundle", "clips.jsonl"]
+    assert listing(tmp_path) == ["link", "run"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "empty"])

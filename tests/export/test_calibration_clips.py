@@ -184,6 +184,21 @@ def test_a_calibration_clip_on_the_validation_tape_is_refused(data):
         data.clips()
 
 
+def test_every_validation_tape_is_kept_from_calibration(data):
+    folder = data.folder / "tape_validation"
+    folder.mkdir()
+    rows = [f"{name}.mp4,1,2,{FEW[0]}" for name in "ab"]
+    (folder / "tape.csv").write_text("\n".join(["path,start_s,end_s,label", *rows]) + "\n")
+    for name in "ab":
+        shutil.copy(data.video, folder / f"{name}.mp4")
+    data.add("calibration", [f"c.mp4,0,1,{FEW[0]}", f"c.mp4,1,2,{FEW[1]}"])
+    assert len(data.clips()) == 2
+    (data.folder / "calibration" / "t.mp4").symlink_to(folder / "b.mp4")
+    data.add("calibration", [f"c.mp4,0,1,{FEW[0]}", f"t.mp4,7,8,{FEW[1]}"])
+    with pytest.raises(DataError, match=r"t\.mp4 7\.\.8 s overlaps the validation tape"):
+        data.clips()
+
+
 @pytest.mark.parametrize(
     ("start_s", "end_s", "is_shared"),
     [(0, 2, False), (4, 5, False), (0, 2.01, True), (3.99, 9, True), (2.5, 3, True), (0, 9, True)],

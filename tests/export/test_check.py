@@ -14,6 +14,7 @@ from export.check import main
 from export.checks.named import CHECKS, markdown
 from export.checks.step import states_by_name
 from export.graph_view import load_graph
+from export.report.verdict import REPORT_SCHEMA
 from runtime.command import run_command
 from runtime.files import sha256_of
 from tests.export.bad_graphs import activation_only, local_path, weight_only
@@ -263,7 +264,8 @@ def test_a_bundles_report_lists_what_stays_in_float(run, tmp_path):
     states = states_by_name(load_graph(tmp_path / "step.int8.onnx"))
     manifest["graphs"]["step_int8"]["states"] = [state.to_json() for state in states]
     for kept in ([], [{"conv": CONV, "reason": "costs 3 dB", "macs_share": 0.1}]):
-        (tmp_path / "report.json").write_text(json.dumps({"quantisation": {"kept_float": kept}}))
+        report = {"schema_version": REPORT_SCHEMA, "quantisation": {"kept_float": kept}}
+        (tmp_path / "report.json").write_text(json.dumps(report))
         for name in ("report.json", "step.int8.onnx"):
             manifest["sha256"][name] = sha256_of(tmp_path / name)
         (tmp_path / "bundle.json").write_text(json.dumps(manifest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import export.drift
-from export.drift import drift_of_bundle, main
-from export.report.verdict import read_report
+from export.drift import FEWEST_STEPS, drift_of_bundle, main
+from export.report.verdict import is_short, read_report
 from export.stream.drift_measure import measure_drift
-from export.stream.long_stream import NUM_PARTS
+from export.stream.long_stream import NUM_PARTS, stream_of
 from export.stream.state_math import exact_state_math
 from export.stream.state_parts import parts_from_json, state_parts
 from runtime.bundle import Bundle, GraphKind, GraphSpec, StateSpec, load_bundle
@@ -266,6 +267,27 @@ def test_the_command_adds_a_long_stream_to_the_report(bundle, capsys):
     load_bundle(bundle)  # hashes are those of the new files
 
 
+def test_a_stream_too_short_to_judge_is_refused(bundle, capsys):
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    assert run_command(lambda: main([str(bundle), "--steps", str(FEWEST_STEPS - 1)])) == 1
+    out, err = capsys.readouterr()
+    assert "too few steps to judge a drift, want >= 276, got 275" in err
+    assert "does not grow" not in out
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+@pytest.mark.parametrize("length", [1, 8, 26, 40])
+def test_the_fewest_steps_are_enough_and_one_less_is_not(length):
+    clips = [np.zeros((length, 1, 1, 3), np.uint8)] * 30
+
+    def short(steps):
+        stream = stream_of(clips, steps)
+        return is_short({"steps": stream.steps, "block_steps": stream.block_steps})
+
+    assert not short(FEWEST_STEPS)
+    assert short(FEWEST_STEPS - 1) == (math.ceil(25 / length) * length * 10 < 256)
+
+
 def test_a_drift_fails_the_command_and_is_in_the_report(bundle, capsys, monkeypatch):
     real = measure_drift
 
@@ -296,7 +318,7 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle, monkeypatch):
 
     monkeypatch.setattr("export.report_page.write_report", failing)
     with pytest.raises(OSError, match="disk full"):
-        drift_of_bundle(bundle, bundle.parent / "clips.jsonl", 100)
+        drift_of_bundle(bundle, bundle.parent / "clips.jsonl", 300)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert sorted(path.name for path in bundle.parent.iterdir()) == ["bundle", "clips.jsonl"]
 

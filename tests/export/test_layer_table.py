@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from export.engines.layer_table import LayerTable, layer_files, layer_table, write_layers
+from export.report.verdict import REPORT_SCHEMA
 from runtime.bundle import Bundle, Precision
 from runtime.nvidia import LogMessage, find_tensorrt
 from runtime.plan import BuiltPlan, build_plan
@@ -76,7 +77,8 @@ def test_the_preflight_says_why_a_convolution_is_in_float(
 
 @pytest.mark.rtx
 def test_what_was_kept_in_float_on_purpose(bundle: Bundle) -> None:
-    report = {"name": "x", "quantisation": {"kept_float": [{"conv": CONV}]}}
+    kept = [{"conv": CONV, "reason": "costs 3 dB"}]
+    report = {"schema_version": REPORT_SCHEMA, "quantisation": {"kept_float": kept}}
     (bundle.folder / "report.json").write_text(json.dumps(report))
     model = qdq_step_graph()
     faults.activation_only(model)

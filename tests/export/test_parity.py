@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import export.parity
 from export.parity import (
     LARGEST_DIFFERENCE,
     compare,
@@ -91,3 +92,19 @@ def test_session_steps_and_clips(tmp_path):
     np.testing.assert_allclose(steps, expected, rtol=1e-4, atol=1e-4)
     # every clip from the zero state, and the mean over its frames
     np.testing.assert_allclose(clips, expected.reshape(2, 6, 3).mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_clips_pass_under_a_bar_that_says_which_session(tmp_path, monkeypatch):
+    seen = []
+
+    def bar(items, **said):
+        seen.append((len(items), said["desc"], said["disable"]))
+        return items
+
+    monkeypatch.setattr(export.parity, "tqdm", bar)
+    bundle = write_mini_bundle(tmp_path / "bundle")
+    picture = bundle.picture
+    clips = np.zeros((3, 2, picture.height_px, picture.width_px, 3), np.uint8)
+    with OrtStepSession(bundle) as session:
+        session_clips(session, clips)
+        assert seen == [(3, session.description, None)]

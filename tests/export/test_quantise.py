@@ -183,3 +183,24 @@ def test_a_failure_leaves_no_observed_graph(bundle, clips, stream):
     with pytest.raises(DataError, match="at least one clip"):
         quantise(bundle, [], *stream)
     assert sorted(bundle.folder.iterdir()) == before
+
+
+def test_the_probe_goes_on_where_the_first_clips_cannot_be_read(bundle, clips, monkeypatch):
+    gone = [replace(clips[0], path=f"gone{i}.mp4") for i in range(20)]
+    step = onnx.load(bundle.graph_path("step"))
+    read = []
+
+    def counted(clip, *rest):
+        found = calib.record.clip_pictures(clip, *rest)
+        read.append(clip)
+        return found
+
+    monkeypatch.setattr(export.int8.quantise, "clip_pictures", counted)
+    expected = export.int8.quantise._probe(step, bundle, clips)
+    found = export.int8.quantise._probe(step, bundle, [*gone, *clips])
+    assert np.array_equal(found.logits, expected.logits)
+    read.clear()
+    export.int8.quantise._probe(step, bundle, [*gone, *(20 * [clips[0]])])
+    assert len(read) == 16
+    with pytest.raises(DataError, match=r"none of 20 calibration clips can be read.*gone0\.mp4"):
+        export.int8.quantise._probe(step, bundle, gone)

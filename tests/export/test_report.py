@@ -11,7 +11,14 @@ import pytest
 
 from export.report.changed_clips import MOST_CLIPS, changed_clips
 from export.report.compose import compose, wilson
-from export.report.verdict import REPORT, read_report, require_steady, verdict_of
+from export.report.verdict import (
+    REPORT,
+    REPORT_SCHEMA,
+    kept_float_of,
+    read_report,
+    require_steady,
+    verdict_of,
+)
 from runtime.errors import ExportError, GateError
 from runtime.sampling import SamplingContract
 from tests.export.report_example import gate_example, report_example, stream_example
@@ -54,8 +61,22 @@ def test_a_drift_refuses(key):
 def test_a_stream_too_short_to_tell_refuses_nothing():
     report = {**report_example(), "drift": stream_example(grows=True, steps=110)}
     assert report["drift"]["int8"]["grows"]
-    assert verdict_of(report).ships
+    verdict = verdict_of(report)
+    assert verdict.ships
+    assert verdict.line.endswith("; drift not judged, the stream was too short.")
     require_steady(report)
+    longer = {**report, "long_drift": stream_example()}
+    assert "not judged" not in verdict_of(longer).line
+
+
+def test_what_was_kept_in_float_comes_from_the_report(tmp_path):
+    assert kept_float_of(tmp_path) == {}  # a bundle may come without its report
+    kept = [{"conv": "c1", "reason": "costs 3 dB", "macs_share": 0.1}]
+    report = {"schema_version": REPORT_SCHEMA, "quantisation": {"kept_float": kept}}
+    (tmp_path / REPORT).write_text(json.dumps(report))
+    assert kept_float_of(tmp_path) == {"c1": "costs 3 dB"}
+    (tmp_path / REPORT).write_text("{")
+    assert kept_float_of(tmp_path) == {}
 
 
 def test_without_tape_and_int8_graph_the_verdict_still_reads():
@@ -89,6 +110,8 @@ def test_changed_clips_by_hand():
     found = changed_clips(logits, int8, np.array([0, 1, 2, 0]), ("a", "b", "c"))
     assert (found["count"], found["changed"]) == (4, 2)
     assert [clip["number"] for clip in found["clips"]] == [4, 2, 3, 1]
+    part = changed_clips(logits, int8, np.array([0, 1, 2, 0]), ("a", "b", "c"), (3, 5, 8, 13))
+    assert [clip["number"] for clip in part["clips"]] == [13, 5, 8, 3]
     assert found["moves"] == [{"float": "a", "int8": "b", "count": 2}]
     second = found["clips"][1]
     assert (second["label"], second["float"], second["int8"]) == ("b", "a", "b")

@@ -12,11 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
+from export.engines.jobs import Target, targets_here
+from export.proof.session import Opener
 from export.to_engine import main
 from runtime.bundle import GOLDEN, Bundle
 from runtime.command import run_command
 from runtime.engine import load_engine
-from tests.fake_nvidia import install
+from runtime.sessions.cuda_memory import DeviceInfo
+from tests.fake_nvidia import fake_tensorrt, install
 from tests.mini_bundle import write_manifest, write_mini_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,8 +258,70 @@ def test_layer_tables_go_where_they_are_wanted(
     assert f"layer table: {wanted}" in capsys.readouterr().out
     for table in (tmp_path / "engines").glob("*.layers.*"):
         table.unlink()
-    assert _run(bundle, tmp_path / "engines", "--layers", str(wanted)) == 1
-    assert "came without its layer table; delete it and build anew" in capsys.readouterr().err
+    assert _run(bundle, tmp_path / "engines", "--layers", str(wanted)) == 0
+    out = capsys.readouterr().out
+    assert out.count("warning: no layer table beside ") == 3
+    assert "fastest: " in out.splitlines()[-1]
+
+
+def test_every_compute_capability_has_its_own_layer_table(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = install(monkeypatch)
+    targets = [
+        Target(fake_tensorrt(machine), DeviceInfo("any", name), is_here=False)
+        for name in ("8.6", "8.9")
+    ]
+    monkeypatch.setattr("export.to_engine.targets_here", lambda _: tuple(targets))
+    more = ("--precision", "int8", "--layers", str(tmp_path / "tables" / "layers.md"))
+    for mode in ((), ("--prebuild",)):
+        assert _run(bundle, tmp_path / "engines", *more, *mode) == 0
+        for name in ("sm86", "sm89"):
+            table = tmp_path / "tables" / f"layers-int8-{name}.md"
+            assert f"-{name}-" in table.read_text().splitlines()[0]
+            table.unlink()
+
+
+def test_an_engine_that_verify_built_has_its_layer_table(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = install(monkeypatch)
+    with Opener(bundle, "tensorrt", tmp_path / "engines").open("int8", 1, 1):
+        pass
+    wanted = tmp_path / "layers.md"
+    more = ("--precision", "int8", "--streams", "1", "--layers", str(wanted))
+    assert _run(bundle, tmp_path / "engines", *more) == 0
+    assert machine.builds == 1
+    assert f"layer table: {wanted}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_compute_capabilities_without_rtx(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gpu: bool,
+) -> None:
+    machine = install(monkeypatch)
+    missing = ("tensorrt_rtx",) if gpu else ("tensorrt_rtx", "tensorrt", "pycuda")
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert _run(bundle, tmp_path / "engines", "--compute-capability", "SM89") == 1
+    assert "error: --compute-capability needs tensorrt_rtx" in capsys.readouterr().err
+    assert machine.builds == 0
+
+
+@pytest.mark.rtx
+def test_compute_capabilities_are_for_rtx_where_tensorrt_is_here_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch)
+    assert [target.device.compute_capability for target in targets_here(["SM89"])] == ["8.9"]
+    assert [target.trt.__name__ for target in targets_here(None)] == ["tensorrt"]
 
 
 def test_a_gpu_whose_tensorrt_is_not_seen(

@@ -268,8 +268,8 @@ def test_a_wrong_engine_is_found_before_the_camera_opens(tmp_path, short_video):
     other = write_mini_bundle(tmp_path / "other", seed=5)
     shutil.copy(other.folder / "step.int8.onnx", bad.folder / "step.int8.onnx")
     write_manifest(bad)
-    arguments = ("--source", short_video, "--headless", "--events", "events.jsonl")
-    arguments += ("--precision", "int8")
+    engine = ("--backend", "ort", "--precision", "int8")
+    arguments = ("--source", short_video, "--headless", "--events", "events.jsonl", *engine)
     refused(stream(bad, *arguments, cwd=tmp_path), "self-test failed at golden step 0", tmp_path)
     assert stream(bad, *arguments, "--no-self-test", cwd=tmp_path).returncode == 0
 

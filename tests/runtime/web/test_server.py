@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import cv2
 import numpy as np
@@ -199,6 +200,10 @@ def test_the_run_ends_at_once_with_deaf_and_watching_browsers(bundle, caplog):
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
+def has_captured(stream, frames):
+    return stream.counts.captured > frames
+
+
 def test_twenty_browsers_come_and_go(bundle):
     with running(bundle, fps=25.0) as run:
         for _ in range(2):
@@ -210,7 +215,7 @@ def test_twenty_browsers_come_and_go(bundle):
                     )
                     for _ in range(20)
                 ]
-                captured = run.stream.counts.captured
+                enough = run.stream.counts.captured + 5
                 for pictures, events in watching * 2:
                     next_jpeg(pictures)
                     next_event(events, "decision")
@@ -218,7 +223,7 @@ def test_twenty_browsers_come_and_go(bundle):
                 pictures, _ = watching[0]
                 for _ in range(5):
                     next_jpeg(pictures)
-                wait_until(lambda now=captured: run.stream.counts.captured > now + 5)
+                wait_until(partial(has_captured, run.stream, enough))
             wait_until(lambda: run.server.site.listeners == 0)
             wait_until(lambda: all(each.watchers == 0 for each in run.server.site.feeds.values()))
         # one or two may be the machine's; a loop that waits for a browser misses most
