@@ -325,4 +325,4 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle, monkeypatch):
 
 def test_steps_must_be_some(bundle, capsys):
     assert run_command(lambda: main([str(bundle), "--steps", "0"])) == 1
-    assert "steps must be >= 1, got 0" in capsys.readouterr().err
+    assert "too few steps to judge a drift, want >= 276, got 0" in capsys.readouterr().err
