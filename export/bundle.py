@@ -51,7 +51,15 @@ from export.int8.quantise import (
     steps_of,
     with_graph,
 )
-from export.parity import Parity, compare, model_steps, require_equal, session_clips
+from export.parity import (
+    Parity,
+    compare,
+    model_steps,
+    require_equal,
+    session_clips,
+    starts_of,
+)
+from export.reference import reference_of
 from export.report.changed_clips import changed_clips
 from export.report.compose import compose
 from export.report.verdict import PAGE, REFUSED, require_steady
@@ -60,13 +68,13 @@ from export.stream.state_parts import state_parts
 from export.to_fp16 import STEP_FP16, fp16_onnx_from_model
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
 from runtime.artifacts import default_checkpoint, point_latest
-from runtime.bundle import GOLDEN, Bundle, GraphKind, GraphSpec, load_bundle
+from runtime.bundle import CLIP_INPUT, GOLDEN, Bundle, GraphKind, GraphSpec, load_bundle
 from runtime.command import run_command
 from runtime.errors import ExportError, GateError
 from runtime.machine import installed_versions
 from runtime.sessions.base import Logits
 from train.checkpoint import Facts, load_checkpoint
-from train.live_evaluation import TorchSession
+from train.live_evaluation import TorchSession, bundle_of
 from train.model.tdrl import Tdrl
 
 PARITY_STEPS = 64
@@ -207,13 +215,9 @@ def _float_bundle(model: Tdrl, facts: Facts, folder: Path, *, float16: bool = Tr
         require_clean(folder / STEP_FP16, states=half_states, precision="float16")
         graphs["step_fp16"] = GraphSpec(STEP_FP16, half_states)
     unit = facts.model.unit
-    return Bundle(
+    return replace(
+        bundle_of(facts),
         folder=folder,
-        name=facts.name,
-        labels=facts.labels,
-        picture=facts.picture,
-        sampling=facts.sampling,
-        operating=facts.operating,
         graphs={**graphs, "clip": GraphSpec("clip.onnx")},
         model={
             "backbone": facts.model.backbone,
@@ -227,12 +231,12 @@ def _float_bundle(model: Tdrl, facts: Facts, folder: Path, *, float16: bool = Tr
 
 def _check_float(model: Tdrl, bundle: Bundle, frames: NDArray[np.uint8]) -> Parity:
     """The first law: unrolled steps of the graph equal those of the model, and the clip's."""
-    unrolled, reset = frames[:PARITY_STEPS], _starts(PARITY_STEPS)
+    unrolled, reset = frames[:PARITY_STEPS], starts_of(PARITY_STEPS)
     parity = compare(steps_of(bundle, unrolled, reset), model_steps(model, unrolled, reset))
     require_equal(parity, "step.onnx")
     T = bundle.sampling.num_segments
     clip = frames[:T]
-    steps = steps_of(bundle, clip, _starts(T))
+    steps = steps_of(bundle, clip, starts_of(T))
     require_equal(compare(clip_graph_logits(bundle, clip), steps), "clip.onnx")
     return parity
 
@@ -247,21 +251,9 @@ def clip_graph_logits(bundle: Bundle, clip: NDArray[np.uint8]) -> Logits:
     Returns:
         Shape (T, K), float32.
     """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        str(bundle.graph_path("clip")), options, providers=["CPUExecutionProvider"]
-    )
-    logits: Logits = session.run(None, {"clip": clip[np.newaxis]})[0][0]
+    session = reference_of(str(bundle.graph_path("clip")))
+    logits: Logits = session.run(None, {CLIP_INPUT: clip[np.newaxis]})[0][0]
     return logits
-
-
-def _starts(count: int) -> NDArray[np.float32]:
-    reset = np.zeros(count, np.float32)
-    reset[0] = 1.0
-    return reset
 
 
 def _quantise(
@@ -278,7 +270,7 @@ def _quantise(
             bundle,
             clips,
             frames,
-            _starts(len(frames)),
+            starts_of(len(frames)),
             advance=bar.advance,
             cache_dir=cache_dir,
             budget=budget,

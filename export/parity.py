@@ -88,6 +88,13 @@ def model_steps(model: Tdrl, frames: NDArray[np.uint8], reset: NDArray[np.float3
     return np.stack(rows)
 
 
+def starts_of(count: int) -> NDArray[np.float32]:
+    """Resets (count,) of steps of which only the first starts from the zero state."""
+    reset = np.zeros(count, np.float32)
+    reset[0] = 1.0
+    return reset
+
+
 def session_steps(
     session: StepSession, frames: NDArray[np.uint8], reset: NDArray[np.float32]
 ) -> Logits:
@@ -109,8 +116,7 @@ def session_clips(session: StepSession, clips: NDArray[np.uint8]) -> Logits:
     Returns:
         Mean logits over T, shape (B, K), float32.
     """
-    first = np.zeros(clips.shape[1], np.float32)
-    first[0] = 1.0
+    first = starts_of(clips.shape[1])
     bar = tqdm(clips, desc=session.description, unit="clip", disable=None)
     return np.stack([session_steps(session, clip, first).mean(0) for clip in bar])
 

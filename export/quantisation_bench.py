@@ -18,20 +18,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from calib.cache import default_cache_dir
 from export.calibration_bar import CalibrationBar
 from export.calibration_clips import MOST_CLIPS, calibration_clips, comparison
+from export.held_out import held_out_clips
 from export.int8.probe import clip_logits
 from export.int8.quantise import (
     STEP_INT8,
     Int8Options,
+    LabelledClips,
     int8_maker,
     state_kinds,
 )
 from export.int8.search import BUDGET, Found, Int8Maker, Settings, search
+from export.parity import starts_of
 from export.stream.state_sqnr import state_sqnr_db
 from export.to_int8 import write_int8
 from export.to_onnx import step_onnx_from_model
@@ -42,7 +42,7 @@ from runtime.files import write_json
 from runtime.machine import measured_on
 from runtime.sessions.base import Logits
 from train.checkpoint import Facts, load_checkpoint
-from train.evaluate import load_clips
+from train.live_evaluation import bundle_of
 from train.model.tdrl import Tdrl
 
 LIBRARIES = ("onnxruntime", "onnx", "torch", "numpy")
@@ -109,8 +109,7 @@ class _Yardstick:
 
     bundle: Bundle
     maker: Int8Maker
-    pictures: NDArray[np.uint8]
-    label: NDArray[np.int64]
+    clips: LabelledClips
     logits: Logits
 
     def row(self, step: str, kept: bool, settings: Settings) -> Row:
@@ -122,8 +121,9 @@ class _Yardstick:
         kinds = state_kinds(self.bundle)
         vectors = [db for name, db in states.items() if kinds[name] == "PEM"]
         maps = [db for name, db in states.items() if kinds[name] == "TM"]
-        got = clip_logits(made.proto, made.states, self.pictures).argmax(1)
+        got = clip_logits(made.proto, made.states, self.clips.pictures).argmax(1)
         expected = self.logits.argmax(1)
+        label = self.clips.label
         parity = self.maker.measure(settings)
         return Row(
             step=step,
@@ -133,7 +133,7 @@ class _Yardstick:
             pem_db=min(vectors, default=None),
             map_db=min(maps, default=None),
             clip_agreement=float((got == expected).mean()),
-            top1_loss=float((expected == self.label).mean() - (got == self.label).mean()),
+            top1_loss=float((expected == label).mean() - (got == label).mean()),
             float_convs=len(made.placement.float_convs),
             int8_convs=len(made.placement.convs),
         )
@@ -162,31 +162,27 @@ def bench(
         bundle = _step_bundle(model, facts, Path(folder))
         listed = calibration_clips(data, facts, most=MOST_CLIPS)
         compared = comparison(listed, facts)
-        reset = np.zeros(len(compared.frames), np.float32)
-        reset[0] = 1.0
         start_s = time.monotonic()
         with CalibrationBar(len(compared.rest)) as bar:
             maker, _ = int8_maker(
                 bundle,
                 compared.rest,
                 compared.frames,
-                reset,
+                starts_of(len(compared.frames)),
                 advance=bar.advance,
                 cache_dir=cache_dir,
             )
         found = search(maker, budget)
         seconds = time.monotonic() - start_s
-        clips = load_clips(data, "validation", facts)
-        pictures = clips.pictures.permute(0, 1, 3, 4, 2).contiguous().numpy()
-        label = clips.label.numpy()
-        logits = clip_logits(maker.step, maker.states, pictures)
-        yardstick = _Yardstick(bundle, maker, pictures, label, logits)
+        clips = held_out_clips(data, facts, most=sys.maxsize).clips
+        logits = clip_logits(maker.step, maker.states, clips.pictures)
+        yardstick = _Yardstick(bundle, maker, clips, logits)
         rows = tuple(yardstick.row(*each) for each in _steps(found))
     return Bench(
         name=facts.name,
         backbone=facts.model.backbone,
-        top1=float((logits.argmax(1) == label).mean()),
-        clips=len(label),
+        top1=float((logits.argmax(1) == clips.label).mean()),
+        clips=len(clips.label),
         rows=rows,
         kept_float=found.settings.float_convs,
         seconds=round(seconds, 1),
@@ -214,12 +210,9 @@ def _step_bundle(model: Tdrl, facts: Facts, folder: Path) -> Bundle:
     """A bundle with nothing but the float step graph."""
     states = step_onnx_from_model(model, facts.picture, folder / "step.onnx")
     unit = facts.model.unit
-    return Bundle(
+    return replace(
+        bundle_of(facts),
         folder=folder,
-        name=facts.name,
-        labels=facts.labels,
-        picture=facts.picture,
-        sampling=facts.sampling,
         graphs={"step": GraphSpec("step.onnx", states)},
         model={"backbone": facts.model.backbone, "temporal": unit.temporal, "pem": unit.pem},
     )

@@ -8,8 +8,9 @@ its optimisations off, which computes a graph operation by operation.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from export.step_ratios import NUM_CLASSES, WARM_UP, Ratio, random_model, ratio_of, write_pair
+from export.step_ratios import NUM_CLASSES, Ratio, cpu_times, random_model, ratio_of, write_pair
 from runtime.bundle import Bundle, GraphSpec, Precision
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
@@ -87,7 +87,8 @@ def session_costs(bundle: Bundle, *, rounds: int) -> list[SessionCost]:
                 sessions[backend, precision] = session
                 opened_ms[backend, precision] = (time.process_time_ns() - started_ns) / 1e6
         logits = {key: run_frames(session, frames) for key, session in sessions.items()}
-        times = _times(sessions, frames, rounds, bundle.name)
+        steps = {key: _next_step(session, frames) for key, session in sessions.items()}
+        times = cpu_times(steps, rounds, bundle.name)
     return [
         SessionCost(
             bundle=bundle.name,
@@ -161,20 +162,12 @@ def _reference(bundle: Bundle, precision: Precision, frames: NDArray[np.uint8]) 
         return run_frames(session, frames)
 
 
-def _times(
-    sessions: Mapping[tuple[Backend, Precision], StepSession],
-    frames: NDArray[np.uint8],
-    rounds: int,
-    title: str,
-) -> dict[tuple[Backend, Precision], NDArray[np.float64]]:
-    times: dict[tuple[Backend, Precision], list[float]] = {key: [] for key in sessions}
-    for step in tqdm(range(rounds + WARM_UP), desc=title, unit="round", disable=None, leave=False):
-        for key, session in sessions.items():
-            call = _call(frames, step)
-            started_ns = time.process_time_ns()
-            session.step(0, *call)
-            times[key].append((time.process_time_ns() - started_ns) / 1e6)
-    return {key: np.array(each[WARM_UP:]) for key, each in times.items()}
+def _next_step(session: StepSession, frames: NDArray[np.uint8]) -> Callable[[], object]:
+    """A call that runs the session's next step, the first one from the zero state."""
+    # made beforehand: what is timed is the step
+    others = itertools.cycle([_call(frames, 1 + at) for at in range(len(frames))])
+    calls = itertools.chain([_call(frames, 0)], others)
+    return lambda: session.step(0, *next(calls))
 
 
 def _call(frames: NDArray[np.uint8], step: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

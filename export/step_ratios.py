@@ -9,10 +9,10 @@ that share the cores do not count.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from export.engines.build_log import nvidia_build_check
-from export.step_engines import Engine, Step, step_in
+from export.step_engines import Engine, step_in
 from export.to_int8 import int8_onnx_from_step, observed_from_step
 from export.to_onnx import step_onnx_from_model
 from runtime.bundle import FRAME_INPUT, RESET_INPUT, StateSpec
@@ -31,6 +31,8 @@ from runtime.preprocess import PictureRule
 from train.model.pem import Pem
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.unit import UnitConfig
+
+Key = TypeVar("Key")
 
 WARM_UP = 8
 NUM_CLASSES = 13
@@ -131,7 +133,7 @@ def step_ratios(
         ExportError: The engine is not installed.
     """
     steps = {name: step_in(engine, files[name]) for name in GRAPHS}
-    times = _rounds(steps, rounds, f"{backbone} {size_px} {engine}")
+    times = cpu_times(steps, rounds, f"{backbone} {size_px} {engine}")
     return StepRatios(
         backbone=backbone,
         size_px=size_px,
@@ -212,11 +214,20 @@ def _thresholds(step: Path, states: Sequence[StateSpec]) -> dict[str, float]:
     return largest
 
 
-def _rounds(steps: Mapping[str, Step], rounds: int, title: str) -> dict[str, NDArray[np.float64]]:
+def cpu_times(
+    steps: Mapping[Key, Callable[[], object]], rounds: int, title: str
+) -> dict[Key, NDArray[np.float64]]:
+    """CPU time of each step in each round, milliseconds, shape (rounds,), after a warm-up.
+
+    Args:
+        steps: What runs once in a round, by name.
+        rounds: Rounds, >= 1.
+        title: Of the progress bar.
+    """
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[Key, list[float]] = {name: [] for name in steps}
     for _ in tqdm(range(rounds), desc=title, unit="round", disable=None, leave=False):
         for name, step in steps.items():
             started_ns = time.process_time_ns()

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.reference import reference_of
 from runtime.bundle import FRAME_INPUT, LOGITS_OUTPUT, RESET_INPUT, StateSpec
 
 # rows of one run: all feature maps of so many frames are in memory at once
@@ -84,7 +84,7 @@ def unrolled(
         frames: Shape (S, H, W, 3), uint8.
         reset: 1 where a step starts anew, shape (S,).
     """
-    session = session_of(step)
+    session = reference_of(step.SerializeToString())
     names = [LOGITS_OUTPUT, *(state.name_out for state in states)]
     carried = {state.name_in: np.zeros(state.shape, state.dtype) for state in states}
     for frame, starts in zip(frames, reset, strict=True):
@@ -114,7 +114,7 @@ def observed(
     for name in tensors:
         if name not in declared:
             batched.graph.output.append(onnx.ValueInfoProto(name=name))
-    session = session_of(batched)
+    session = reference_of(batched.SerializeToString())
     inputs = [each.name for each in session.get_inputs()]
     for start in range(0, len(probe), rows):
         at = slice(start, min(start + rows, len(probe)))
@@ -149,7 +149,7 @@ def clip_logits(
         clips = pictures[start : start + CLIPS]
         rows = len(clips)
         if rows not in sessions:  # the last ones are fewer
-            sessions[rows] = session_of(with_rows(graph, rows))
+            sessions[rows] = reference_of(with_rows(graph, rows).SerializeToString())
         names = [LOGITS_OUTPUT, *(state.name_out for state in states)]
         carried = {s.name_in: np.zeros((rows, *s.shape[1:]), s.dtype) for s in states}
         logits = []
@@ -171,18 +171,6 @@ def with_rows(graph: onnx.ModelProto, rows: int) -> onnx.ModelProto:
     for value in (*copy.graph.input, *copy.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = rows
     return copy
-
-
-def session_of(graph: onnx.ModelProto) -> Any:
-    """ONNX Runtime as the reference runs it, without optimisation."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # sessions come and go here: threads that wait in a loop would keep the cores busy
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return ort.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _filled(rows: NDArray[Any], short: int) -> NDArray[Any]:

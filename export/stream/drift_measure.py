@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.record import no_news
-from export.graph_run import GraphRun, Values
-from export.noise import Noise
+from export.stream.graph_run import GraphRun, Values
 from export.stream.growth import growth_of
 from export.stream.long_stream import LongStream, stream_of
+from export.stream.noise import Noise
 from export.stream.state_math import ExactStateMath, exact_state_math
 from export.stream.state_parts import StatePart
 from runtime.bundle import LOGITS_OUTPUT, Bundle

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from export.graph_run import GraphRun
-from export.noise import Noise
+from export.stream.graph_run import GraphRun
+from export.stream.noise import Noise
 from runtime.bundle import Bundle, GraphSpec
 
 

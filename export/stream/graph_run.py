@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.reference import reference_of
 from runtime.bundle import FRAME_INPUT, RESET_INPUT, GraphSpec
 from runtime.errors import ExportError
 
@@ -34,14 +34,7 @@ class GraphRun:
         proto = onnx.load(path)
         for name in also:
             proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        # several graphs take turns: threads that wait in a loop would keep the others' cores busy
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = ort.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = reference_of(proto.SerializeToString())
         self._names = [output.name for output in self._session.get_outputs()]
         self._states = graph.states
         self._scales = [
