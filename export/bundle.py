@@ -69,7 +69,7 @@ from export.to_fp16 import STEP_FP16, fp16_onnx_from_model
 from export.to_onnx import clip_onnx_from_model, step_onnx_from_model
 from runtime.artifacts import default_checkpoint, point_latest
 from runtime.bundle import CLIP_INPUT, GOLDEN, Bundle, GraphKind, GraphSpec, load_bundle
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import ExportError, GateError
 from runtime.machine import installed_versions
 from runtime.sessions.base import Logits
@@ -277,9 +277,7 @@ def _quantise(
             worst_on=worst_on,
         )
     if known := quantised.recording.num_known:
-        print(  # noqa: T201
-            f"calibration: {known} of {len(clips)} clips were recorded before ({cache_dir})"
-        )
+        say(f"calibration: {known} of {len(clips)} clips were recorded before ({cache_dir})")
     require_clean(
         bundle.folder / quantised.graph.file,
         states=quantised.graph.states,
@@ -463,12 +461,12 @@ def main(argv: list[str] | None = None) -> None:
         options=ExportOptions(options.float16, options.gate_clips, options.long_stream),
     )
     gate = built.report["gate"]
-    print(json.dumps(built.bundle.accuracy, indent=2))  # noqa: T201
+    say(json.dumps(built.bundle.accuracy, indent=2))
     for remark in gate["remarks"]:
-        print(f"note: {remark}")  # noqa: T201
-    print(built.report["verdict"]["line"])  # noqa: T201
-    print(f"report {out / PAGE}")  # noqa: T201
-    print(f"bundle {out}; next: make engine, or make stream")  # noqa: T201
+        say(f"note: {remark}")
+    say(built.report["verdict"]["line"])
+    say(f"report {out / PAGE}")
+    say(f"bundle {out}; next: make engine, or make stream")
 
 
 if __name__ == "__main__":

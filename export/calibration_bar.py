@@ -7,6 +7,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from runtime.command import say
+
 LINE_EVERY_S = 30.0
 
 
@@ -54,7 +56,6 @@ class CalibrationBar:
         self._line_s = now_s
         rate = (self._done - self._known) / (now_s - self._started_s)
         left = tqdm.format_interval(int((self._total - self._done) / rate))
-        print(  # noqa: T201
+        say(
             f"calibrate: {self._done} of {self._total} clips, {rate:.2f} clips/s, {left} left",
-            flush=True,
         )

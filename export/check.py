@@ -46,7 +46,7 @@ from runtime.bundle import (
     StateSpec,
     load_bundle,
 )
-from runtime.command import one_line, run_command
+from runtime.command import one_line, run_command, say
 from runtime.errors import EngineError, ExportError
 from runtime.nvidia import find_tensorrt
 
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.list:
-        _say(markdown() if args.markdown else explained())
+        say(markdown() if args.markdown else explained())
         return 0
     if args.path is None:
         parser.error("give an ONNX file or a bundle folder, or --list")
@@ -230,16 +230,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     reports = _checked(args.path, request)
     if args.json:
-        _say(
-            json.dumps({"target": args.target, "graphs": [r.to_json() for r in reports]}, indent=2)
-        )
+        say(json.dumps({"target": args.target, "graphs": [r.to_json() for r in reports]}, indent=2))
     else:
         for report in reports:
-            _say("\n".join(report_lines(report, sys.maxsize if args.all else MAX_SHOWN)))
+            say("\n".join(report_lines(report, sys.maxsize if args.all else MAX_SHOWN)))
     _require_fine(args.path, reports, args.strict)
     if not args.json:
         opsets = TARGETS[request.target].opsets
-        _say(f"nothing stands against TensorRT {args.target} (opset up to {opsets[-1]})")
+        say(f"nothing stands against TensorRT {args.target} (opset up to {opsets[-1]})")
     return 0
 
 
@@ -251,10 +249,6 @@ def _require_fine(path: Path, reports: Sequence[Report], strict: bool) -> None:
             f"{path} has {plural(errors, 'error')} and {plural(warnings, 'warning')}; each says "
             "what to do, `python -m export.check --list` why"
         )
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201  the command's result
 
 
 if __name__ == "__main__":

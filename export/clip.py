@@ -19,7 +19,7 @@ from export.parity import Parity, compare, require_equal
 from export.to_onnx import clip_onnx_from_model
 from runtime.artifacts import default_checkpoint
 from runtime.bundle import CLIP_INPUT
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import whole_file
 from train.checkpoint import load_checkpoint
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m export.clip`."""
     options = _parser().parse_args(argv)
     parity = clip_onnx_from_checkpoint(options.checkpoint, options.out)
-    print(f"{options.out}, {parity.relative:.1e} of the logits' range off the model")  # noqa: T201
+    say(f"{options.out}, {parity.relative:.1e} of the logits' range off the model")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from export.report_page import update_report
 from export.step_cost import measure, measure_backbone
 from runtime.artifacts import ARTIFACTS
 from runtime.bundle import Bundle, load_bundle
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import ExportError, GateError
 from runtime.files import whole_file, write_json
 from runtime.nvidia import find_tensorrt
@@ -101,7 +101,7 @@ def run_demo(paths: Paths, *, sizes: Sequence[str] = (), overrides: Sequence[str
     write_json(results / "results.json", facts)
     with whole_file(results / "results.md") as part:
         part.write_text(markdown_table(rows, facts), encoding="utf-8")
-    _say("\n" + markdown_table(rows, facts))
+    say("\n" + markdown_table(rows, facts))
     _require_reached(rows)
     return results
 
@@ -148,7 +148,7 @@ def stage(*arguments: str) -> float:
     Raises:
         ExportError: It failed; it has said why itself.
     """
-    _say("\n$ python " + shlex.join(_short(word) for word in arguments))
+    say("\n$ python " + shlex.join(_short(word) for word in arguments))
     started = time.monotonic()
     status = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
     if status != 0:
@@ -158,7 +158,7 @@ def stage(*arguments: str) -> float:
 
 def timed(seconds: dict[str, float], name: str, work: Any) -> Any:
     """Run a stage of this process and note its seconds."""
-    _say(f"\n# {name}")
+    say(f"\n# {name}")
     started = time.monotonic()
     found = work()
     seconds[name] = time.monotonic() - started
@@ -173,11 +173,11 @@ def build_check(bundle: Bundle) -> dict[str, Any] | None:
         EngineError: The builder refused the graph.
     """
     if find_tensorrt(("tensorrt_rtx",)) is None:
-        _say("NVIDIA build check skipped: tensorrt_rtx is not installed (RTX=1 make demo)")
+        say("NVIDIA build check skipped: tensorrt_rtx is not installed (RTX=1 make demo)")
         return None
     meant = _read(bundle.folder / REPORT)["quantisation"]["int8_convolutions"]
     check = nvidia_build_check(bundle.graph_path("step_int8"), compute_capability="SM86")
-    _say(str(check))
+    say(str(check))
     part = nvidia_part(check, meant, "SM86")
     update_report(bundle.folder, nvidia=part)
     return part
@@ -235,10 +235,6 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  the command's result
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.demo",
@@ -261,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
         shown = results.relative_to(Path.cwd())
     except ValueError:
         shown = results
-    _say(
+    say(
         f"pictures: {shown}/sheet.png, video: {shown}/annotated.mp4; "
         "next: make stream CAMERA=0 (the demo model knows only the demo's actions)"
     )

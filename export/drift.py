@@ -27,7 +27,7 @@ from export.stream.growth import NUM_BLOCKS
 from export.stream.long_stream import NUM_PARTS, stream_clips
 from export.stream.state_parts import StatePart, parts_from_json
 from runtime.bundle import Bundle, load_bundle
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import BundleError
 from runtime.sessions.base import StepSession
 
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     report = drift_of_bundle(options.bundle, clip_list, options.steps)
     require_steady(report)
     found = report["long_drift"]
-    print(  # noqa: T201
+    say(
         f"{found['steps']:,} steps: INT8's distance to float does not grow (ends at "
         f"{found['int8']['growth']:.2f} times its start, t = {found['int8']['t_value']:.1f}); "
         f"page {options.bundle / PAGE}"

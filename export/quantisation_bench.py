@@ -37,7 +37,7 @@ from export.to_int8 import write_int8
 from export.to_onnx import step_onnx_from_model
 from runtime.artifacts import default_checkpoint
 from runtime.bundle import Bundle, GraphSpec
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import write_json
 from runtime.machine import measured_on
 from runtime.sessions.base import Logits
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if options.json:
         write_json(options.json, to_json(found))
-    print(markdown_of(found))  # noqa: T201
+    say(markdown_of(found))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from export.report.verdict import (
     verdict_of,
 )
 from runtime.bundle import load_bundle
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import whole_file, write_json
 from train.page import html_page, number_cards, picture_pair
 
@@ -419,8 +419,8 @@ def main(argv: list[str] | None = None) -> None:
 
         parts["nvidia"] = nvidia_part_of(options.bundle, options.nvidia)
     report = update_report(options.bundle, **parts)
-    print(report["verdict"]["line"])  # noqa: T201
-    print(f"page {options.bundle / PAGE}")  # noqa: T201
+    say(report["verdict"]["line"])
+    say(f"page {options.bundle / PAGE}")
 
 
 if __name__ == "__main__":

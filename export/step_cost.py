@@ -30,7 +30,7 @@ import onnxruntime as ort
 from export.step_engines import ENGINES, Engine
 from runtime.artifacts import default_bundle
 from runtime.bundle import CLIP_INPUT, FRAME_INPUT, RESET_INPUT, StateSpec, load_bundle
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import write_json
 from runtime.machine import measured_on
 from runtime.preprocess import PictureRule
@@ -276,8 +276,8 @@ def _print_tables(options: argparse.Namespace) -> None:
         found = measure_sessions(bundles, options.sessions, rounds=options.pairs)
     if options.json is not None:
         write_json(options.json, found)
-    print(found["markdown"])  # noqa: T201
-    print(f"\n{found['measured']}")  # noqa: T201
+    say(found["markdown"])
+    say(f"\n{found['measured']}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
         bundle = load_bundle(options.bundle or default_bundle())
         graphs = (bundle.graph_path("step"), bundle.graph_path("clip"))
         cost = measure(bundle.name, *graphs, bundle.graph("step").states, pairs=options.pairs)
-    print(json.dumps(cost.to_json(), indent=2))  # noqa: T201
+    say(json.dumps(cost.to_json(), indent=2))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from export.engines.listing import list_engines
 from runtime.artifacts import default_bundle
 from runtime.build_progress import StderrBar
 from runtime.bundle import GRAPH_OF, Bundle, Precision, load_bundle
-from runtime.command import one_line, run_command
+from runtime.command import one_line, run_command, say
 from runtime.engine import EngineKey, default_engine_dir, engine_for_bundle, engine_key
 from runtime.errors import EngineError, SessionError
 from runtime.nvidia import library_version, why_no_tensorrt
@@ -74,10 +74,10 @@ def build_all(request: Request, targets: Sequence[Target]) -> None:
             _build(request, job, len(targets))
         except EngineError as err:
             failures.append(f"{job}: {one_line(err)}")
-            _say(failures[-1])
+            say(failures[-1])
     if failures:
         raise EngineError(f"{len(failures)} of {len(jobs)} engines not built: {failures[0]}")
-    _say(f"{len(jobs)} engines in {request.engine_dir}")
+    say(f"{len(jobs)} engines in {request.engine_dir}")
 
 
 def build_and_prove(request: Request, targets: Sequence[Target]) -> None:
@@ -98,15 +98,15 @@ def build_and_prove(request: Request, targets: Sequence[Target]) -> None:
             if not job.target.is_here:
                 raise
             failures.append(f"{job}: {one_line(err)}")
-            _say(failures[-1])
+            say(failures[-1])
     if failures and not step_ms:
         raise EngineError("no engine works; " + "; ".join(failures))
     where = f"engines in {request.engine_dir}"
     if not step_ms:
-        _say(f"{where}; copy the bundle and run `make engine` on the device")
+        say(f"{where}; copy the bundle and run `make engine` on the device")
         return
     fastest = min(step_ms, key=lambda job: step_ms[job] / (job.num_streams or 1))
-    _say(
+    say(
         f"{where}, fastest: {fastest.precision}; next: "
         f"python runtime/stream.py --camera 0 --precision {fastest.precision}"
     )
@@ -117,9 +117,9 @@ def list_all(request: Request, targets: Sequence[Target]) -> None:
     wanted = [key for job in jobs_of(request, targets) for key in _keys(request, job)]
     engines = list_engines(request.engine_dir, wanted)
     for engine in engines:
-        _say(str(engine))
+        say(str(engine))
     fitting = sum(not engine.refusals for engine in engines)
-    _say(
+    say(
         f"{len(engines)} engines in {request.engine_dir}, {fitting} fit the bundle and this machine"
     )
 
@@ -130,11 +130,11 @@ def verify_without_nvidia(request: Request) -> None:
     Raises:
         SessionError: A graph does not give its golden logits.
     """
-    _say("no TensorRT here: no engine is built; checking the bundle with ONNX Runtime instead")
+    say("no TensorRT here: no engine is built; checking the bundle with ONNX Runtime instead")
     for precision in request.precisions:
         with OrtStepSession(request.bundle, precision, phases=2) as session:
             _self_test(request.bundle, session, precision)
-    _say(f"{request.bundle.folder} is good; copy it and run `make engine` on the device")
+    say(f"{request.bundle.folder} is good; copy it and run `make engine` on the device")
 
 
 def _keys(request: Request, job: Job) -> list[EngineKey]:
@@ -165,7 +165,7 @@ def _build(request: Request, job: Job, num_targets: int) -> Path:
             on_progress=bar,
             on_built=describe,
         )
-    _say(f"{job}, {library_version(trt)}: {verdict}; {plan_path.name}")
+    say(f"{job}, {library_version(trt)}: {verdict}; {plan_path.name}")
     if request.layers is not None:
         _copy_layers(request, job, plan_path, num_targets)
     return plan_path
@@ -182,7 +182,7 @@ def _copy_layers(request: Request, job: Job, plan_path: Path, num_targets: int) 
     stem = request.layers.stem if own_name else "-".join([request.layers.stem, *words])
     sources = layer_files(plan_path)
     if not all(source.is_file() for source in sources):  # the runtime builds without `export`
-        _say(
+        say(
             f"warning: no layer table beside {plan_path}, `make engine` did not build it; to get "
             "one delete the engine and run this again"
         )
@@ -191,7 +191,7 @@ def _copy_layers(request: Request, job: Job, plan_path: Path, num_targets: int) 
         target = request.layers.with_name(stem + source.suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        _say(f"layer table: {target}")
+        say(f"layer table: {target}")
 
 
 def built_verdict(built: BuiltPlan) -> str:
@@ -218,7 +218,7 @@ def _prove(bundle: Bundle, job: Job, plan_path: Path) -> float:
     with TrtStepSession(bundle, plan_path, graph_kind=kind, phases=2, trt=trt) as session:
         _self_test(bundle, session, job.precision)
         step_ms = median_step_ms(session, bundle)
-        _say(f"{session.description}: a step takes {step_ms:.2f} ms (median)")
+        say(f"{session.description}: a step takes {step_ms:.2f} ms (median)")
     return step_ms
 
 
@@ -237,11 +237,7 @@ def median_step_ms(session: StepSession, bundle: Bundle) -> float:
 
 def _self_test(bundle: Bundle, session: StepSession, precision: Precision) -> None:
     result = run_self_test(bundle, session, precision)
-    _say(f"golden check passed: {session.description}, SQNR {result.sqnr_db:.0f} dB")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  the command's result
+    say(f"golden check passed: {session.description}, SQNR {result.sqnr_db:.0f} dB")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

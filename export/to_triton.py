@@ -40,7 +40,7 @@ from export.triton.readme import readme_text
 from runtime.artifacts import default_bundle
 from runtime.batch_rows import with_open_rows
 from runtime.bundle import GRAPH_OF, Bundle, Precision, load_bundle, load_golden
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.engine import load_engine
 from runtime.errors import BundleError, EngineError, ExportError
 from runtime.files import write_json
@@ -221,12 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         model = plan_model(bundle, args.engine, args.precision)
     folder = write_repository(bundle, model, args.out, args.sequences)
-    _say(f"{folder}: {model.precision}, {len(model.data) / 1e6:.1f} MB, {args.sequences} sequences")
-    _say(f"next: tritonserver --model-repository={args.out}; clients: {args.out / README}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  the command's result
+    say(f"{folder}: {model.precision}, {len(model.data) / 1e6:.1f} MB, {args.sequences} sequences")
+    say(f"next: tritonserver --model-repository={args.out}; clients: {args.out / README}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -49,7 +49,7 @@ from export.to_engine import precisions_of
 from runtime.artifacts import ARTIFACTS, default_bundle
 from runtime.build_progress import StderrBar
 from runtime.bundle import GRAPH_OF, Bundle, Golden, Precision, load_bundle, load_golden
-from runtime.command import one_line, run_command
+from runtime.command import one_line, run_command, say
 from runtime.device_facts import Facts, device_facts, device_state
 from runtime.engine import default_engine_dir
 from runtime.errors import EngineError, SessionError
@@ -263,15 +263,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = verify(opener, precisions_of(bundle, args.precision), effort)
     data = report.to_json()
     write_json(out, data)
-    print(report.markdown())  # noqa: T201  the command's result
+    say(report.markdown())
     if report.failures:
         raise SessionError(f"{report.failures[0]} (all of it in {out})")
     if before is not None:
         comparison = compare_reports(data, before)
-        print("\n".join([comparison.table, *comparison.remarks]))  # noqa: T201
+        say("\n".join([comparison.table, *comparison.remarks]))
         if comparison.slower:
             raise SessionError(f"slower than {args.against}: {'; '.join(comparison.slower)}")
-    print(f"verified: this device computes what {bundle.name} promises; {out}")  # noqa: T201
+    say(f"verified: this device computes what {bundle.name} promises; {out}")
     return 0
 
 

@@ -38,6 +38,11 @@ def run_command(main: Callable[[], int | None]) -> int:
     return status
 
 
+def say(text: str) -> None:
+    """Print a command's result, or a part of it, at once: others may read it as it comes."""
+    print(text, flush=True)  # noqa: T201  what a command is for
+
+
 def one_line(err: BaseException) -> str:
     r"""What an error says, on one line.
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runtime.artifacts import ARTIFACTS
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
 from train.data.arrow_hard import Hardness, Sizes, build
@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = chosen_rows(options.rows)
     outcomes = ablate(rows, range(options.seeds), options.runs, jobs=options.jobs, sets=options.set)
     page = write_page(rows, outcomes, options.out)
-    print(f"{table(rows, outcomes)}\nresults: {page}")  # noqa: T201
+    say(f"{table(rows, outcomes)}\nresults: {page}")
 
 
 if __name__ == "__main__":

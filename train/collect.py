@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import SourceLostError
 from runtime.interrupt import stop_on_signals
 from runtime.sources.choose import open_source
@@ -127,7 +127,7 @@ def collect(
             more = "; the clip that was being recorded is thrown away" if lost else ""
             raise SourceLostError(f"{err}{more}") from err
         finally:
-            print(last_line(folder.root, folder.labels))  # noqa: T201  the result
+            say(last_line(folder.root, folder.labels))
     return SIGNALLED + signals[0] if signals and not run.made else 0
 
 
@@ -139,9 +139,9 @@ def delete_last(root: Path) -> None:
     """
     labels = open_folder(root, None, "none").labels
     path = newest_clip(root)
-    print(f"deleting {path}", flush=True)  # noqa: T201
+    say(f"deleting {path}")
     delete_clip(path)
-    print(last_line(root, labels))  # noqa: T201  the result
+    say(last_line(root, labels))
 
 
 def last_line(root: Path, labels: Sequence[str]) -> str:

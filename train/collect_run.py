@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from runtime.command import say
 from runtime.errors import DataError, SourceError, SourceLostError
 from runtime.preprocess import Picture
 from runtime.sources.frame import FrameSource
@@ -77,7 +78,7 @@ class CollectRun:
             OutputError: A clip cannot be written.
         """
         recorder = self._recorder
-        print(KEY_HELP, flush=True)  # noqa: T201
+        say(KEY_HELP)
         for frame in self._source:
             event = recorder.see(frame)
             keys = []
@@ -180,7 +181,7 @@ class CollectRun:
     def _say(self, message: str) -> None:
         """Say something on the picture and on the terminal."""
         self._recorder.say(message)
-        print(message, flush=True)  # noqa: T201
+        say(message)
 
 
 class _Speech:

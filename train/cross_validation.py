@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.artifacts import ARTIFACTS
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import DataError
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
@@ -532,7 +532,7 @@ def main(argv: list[str] | None = None) -> None:
     page = plan.runs / "cross_validation.md"
     with whole_file(page) as part:
         part.write_text(f"{table(result)}\n\n{result['machine']}\n", encoding="utf-8")
-    print(f"{table(result)}\nresults: {page}")  # noqa: T201
+    say(f"{table(result)}\nresults: {page}")
 
 
 if __name__ == "__main__":

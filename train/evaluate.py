@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from runtime.artifacts import default_checkpoint
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import write_json
 from runtime.policy import Policy, load_policy
 from train.calibration_error import draw_reliability
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
         policy=given.policy,
     )
     result = evaluate(checkpoints, given.data, out, options)
-    print(f"{summary(result)}\nresults: {out}")  # noqa: T201
+    say(f"{summary(result)}\nresults: {out}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from runtime.artifacts import ARTIFACTS, point_latest
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import CheckpointError
 from train.checkpoint import (
     ENTRY,
@@ -314,7 +314,7 @@ def main(argv: list[str] | None = None) -> int | None:
     overrides = _overrides(options.set)
     if options.help:
         described = options.recipe is not None
-        print(describe(options.recipe, overrides) if described else parser.format_help())  # noqa: T201
+        say(describe(options.recipe, overrides) if described else parser.format_help())
         return None
     if options.data is None:
         parser.error("the following arguments are required: --data")
@@ -349,9 +349,9 @@ def _print_stop(err: StopRequestedError) -> None:
 def _print_end(best: Path, broken: Path) -> None:
     if broken.is_file():
         lines = len(broken.read_text(encoding="utf-8").splitlines())
-        print(f"{lines} recordings or clips were left out, see {broken}")  # noqa: T201
+        say(f"{lines} recordings or clips were left out, see {broken}")
     top1 = read_checkpoint(best)[ENTRY]["metrics"]["val_top1"]
-    print(f"best checkpoint {best}: clip top-1 {top1:.1%}; next: make engine")  # noqa: T201
+    say(f"best checkpoint {best}: clip top-1 {top1:.1%}; next: make engine")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from runtime.artifacts import default_checkpoint
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import CheckpointError
 from runtime.files import write_json
 from train.checkpoint import load_checkpoint
@@ -268,10 +268,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     report = gate_report(model, views, workers=given.workers)
-    print(gate_table(report))  # noqa: T201
+    say(gate_table(report))
     if given.out is not None:
         write_json(given.out, {"checkpoint": checkpoint.name, **report.to_json()})
-        print(f"numbers: {given.out}")  # noqa: T201
+        say(f"numbers: {given.out}")
 
 
 if __name__ == "__main__":

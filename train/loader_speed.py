@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from runtime.command import run_command
+from runtime.command import run_command, say
 from train.data.catalog import load_split, read_labels
 from train.data.loader import ClipLoader
 from train.module import TdrlModule
@@ -199,12 +199,12 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(options.recipe, overrides)
     speed = loader_speed(recipe, options.data, num_batches=options.batches)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(  # noqa: T201
+    say(
         f"{options.recipe} on {device}: batches of {recipe.batch_size} × {recipe.num_segments} "
         f"frames {recipe.height_px}×{recipe.width_px}, {speed.num_workers} workers, "
         f"{ROUNDS} rounds of {speed.num_batches} batches"
     )
-    print(speed.table())  # noqa: T201
+    say(speed.table())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from runtime.command import run_command
+from runtime.command import run_command, say
 from train.model.backbones.table import BACKBONES
 from train.model.cost import Cost, cost_of
 from train.model.pem import Form
@@ -112,8 +112,8 @@ def main(argv: list[str] | None = None) -> None:
             width_px=options.size,
         )
         rows.append(row_of(backbone, preset, cost))
-    print(as_table(rows))  # noqa: T201
-    print(  # noqa: T201
+    say(as_table(rows))
+    say(
         f"{options.form}, {options.num_segments} frames of {options.size}×{options.size}, "
         f"{options.classes} classes; train one: python -m train.fit --help"
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runtime.artifacts import ARTIFACTS
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
 from train.data.arrow_scene import make_scene
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     write_json(options.run / "own_data.json", asdict(outcome))
     with whole_file(options.out) as part:
         part.write_text(page_of(outcome, options.set), encoding="utf-8")
-    print(  # noqa: T201
+    say(
         f"{outcome.top1:.1%} of {outcome.held_out} held-out clips right after "
         f"{outcome.train_s / 60:.1f} min of training; results: {options.out}"
     )

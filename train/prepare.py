@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.artifacts import ARTIFACTS
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import DataError
 from train.data.check import Survey, survey
 from train.data.check_findings import findings_of
@@ -197,25 +197,21 @@ def main(argv: list[str] | None = None) -> int:
         check_cache_place(seen, given.cache)
     findings = findings_of(seen, given.num_segments)
     page = write_page(seen, findings, given.out)
-    _say(table(seen, findings))
+    say(table(seen, findings))
     folds = None
     if given.folds is not None:
         folds = (given.folds_out or given.out / "folds.csv").absolute()
-        _say(f"\n{make_folds(seen, given.folds, folds)}\nfolds: {folds}")
+        say(f"\n{make_folds(seen, given.folds, folds)}\nfolds: {folds}")
     if given.cache is not None:
         done = fill_cache(seen, given.cache, given.short_side, workers=given.workers)
         for problem in done.problems:
-            _say(f"not in the cache: {problem}")
-        _say(
+            say(f"not in the cache: {problem}")
+        say(
             f"cache: {given.cache}, {done.written} recordings written, {done.kept} were there, "
             f"{gigabytes(done.size_bytes)}; cache: {given.cache} in the recipe uses it"
         )
-    _say(f"{summary_line(findings)}\n{_last_line(findings, page, given.data, folds)}")
+    say(f"{summary_line(findings)}\n{_last_line(findings, page, given.data, folds)}")
     return int(any(finding.severity == "error" for finding in findings))
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201  the command's result
 
 
 if __name__ == "__main__":

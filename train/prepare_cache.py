@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runtime.command import one_line
+from runtime.command import one_line, say
 from runtime.errors import DataError
 from runtime.preprocess import resize
 from train.data.check import Survey
@@ -97,7 +97,7 @@ def fill_cache(seen: Survey, cache: Path, short_side_px: int, *, workers: int) -
     open_ones = [source for source in sources if not cache_file(cache, source.path).is_file()]
     needed = estimate_bytes(open_ones, short_side_px)
     free = _free_bytes(cache)
-    print(  # noqa: T201
+    say(
         f"cache: {len(open_ones)} of {len(sources)} recordings are new, about {gigabytes(needed)} "
         f"at a short side of {short_side_px} px; {gigabytes(free)} are free at {cache}"
     )

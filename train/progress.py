@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
+from runtime.command import say
+
 BAR_BATCHES = 5  # a bar is drawn anew after so many batches
 
 
@@ -115,7 +117,7 @@ class EpochLines(pl.Callback):
         numbers = [f"{name} {value:.3f}" for name, value in sorted(found.items())]
         pace = self._pace.text(batches_left(trainer))
         numbers += [f"{name} {text}" for name, text in pace.items()]
-        print(f"epoch {done} of {trainer.max_epochs}: {', '.join(numbers)}", flush=True)  # noqa: T201
+        say(f"epoch {done} of {trainer.max_epochs}: {', '.join(numbers)}")
 
 
 def batches_left(trainer: pl.Trainer) -> float:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.artifacts import default_checkpoint
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import CheckpointError, DataError
 from runtime.files import whole_file, write_json
 from runtime.preprocess import fit_picture
@@ -373,9 +373,7 @@ def main(argv: list[str] | None = None) -> None:
         block=given.block,
         channel=given.channel,
     )
-    print(  # noqa: T201
-        f"pictures: {given.out / 'enhancement.png'} and {given.out / 'temporal_module.png'}"
-    )
+    say(f"pictures: {given.out / 'enhancement.png'} and {given.out / 'temporal_module.png'}")
 
 
 if __name__ == "__main__":

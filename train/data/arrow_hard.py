@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.files import whole_file
 from runtime.preprocess import Picture, PictureRule, fit_picture
 from train.data.arrow_of_time import ARRAYS, ArrayClips, Part, build_part, forward_label
@@ -264,11 +264,11 @@ def main(arguments: list[str] | None = None) -> None:
     hardness = Hardness(**{name: getattr(options, name) for name in vars(Hardness())})
     if options.sheet is not None:
         draw_sheet(options.sheet, options.seed, hardness)
-        print(f"{options.sheet}: one row a class")  # noqa: T201
+        say(f"{options.sheet}: one row a class")
     if options.out is not None:
         sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
         build(options.out, options.seed, sizes, hardness)
-        print(f"{options.out}: {len(LABELS)} classes; next: make ablation")  # noqa: T201
+        say(f"{options.out}: {len(LABELS)} classes; next: make ablation")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.command import run_command
+from runtime.command import run_command, say
 from runtime.errors import DataError
 from runtime.files import whole_file, write_json
 from runtime.preprocess import Picture, PictureRule, fit_picture
@@ -320,19 +320,15 @@ def _run(options: argparse.Namespace) -> None:
     if options.sheet is not None:
         picture = PictureRule(height_px=sizes.picture_px, width_px=sizes.picture_px)
         write_sheet(options.sheet, options.seed, picture)
-        _say(f"{options.sheet}: one row a class; right, what the model sees")
+        say(f"{options.sheet}: one row a class; right, what the model sees")
     if options.out is not None:
         seconds = build(options.out, options.seed, sizes)
         parts = ", ".join(f"{name} {_took(part_s)}" for name, part_s in seconds.items())
-        _say(f"{options.out}: {len(LABELS)} classes ({parts}); next: make train DATA={options.out}")
+        say(f"{options.out}: {len(LABELS)} classes ({parts}); next: make train DATA={options.out}")
 
 
 def _took(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds else "kept"
-
-
-def _say(line: str) -> None:
-    print(line)  # noqa: T201  the command's result
 
 
 if __name__ == "__main__":
