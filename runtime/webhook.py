@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import base64
 import http.client
+import itertools
 import json
 import logging
-import random
 import re
 import socket
 import threading
@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from runtime import __version__
+from runtime.backoff import backoff_s
 from runtime.command import one_line
 
 RETRIED = (408, 425, 429)  # beside 5xx: the same request may succeed later
@@ -230,8 +231,7 @@ class Webhook:
 
     def _deliver(self, body: bytes) -> None:
         """Try until the event is taken, refused, or the run is over."""
-        pause_s = self._patience.first_pause_s
-        while True:
+        for attempt in itertools.count():
             status, why = self._post(body)
             is_sent = 200 <= status < 300
             is_refused = 300 <= status < 500 and status not in RETRIED
@@ -246,8 +246,8 @@ class Webhook:
             self._tell("" if is_sent else why, is_refused=is_refused)
             if is_sent or is_refused:
                 return
-            self._rest(pause_s * random.uniform(0.5, 1.0))  # many devices, one server
-            pause_s = min(2 * pause_s, self._patience.longest_pause_s)
+            patience = self._patience
+            self._rest(backoff_s(attempt, patience.first_pause_s, patience.longest_pause_s))
 
     def _rest(self, pause_s: float) -> None:
         """Wait before the next try; a run that ends does not wait as long."""

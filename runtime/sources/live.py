@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import cv2
 from numpy.typing import NDArray
 
+from runtime.backoff import backoff_s
 from runtime.errors import SourceError, SourceLostError, SourceRefusedError
 from runtime.sources.capture import (
     READ_TIMEOUT_S,
@@ -61,12 +61,8 @@ class ReconnectRule:
     give_up_after_s: float = math.inf
 
     def wait_s(self, attempt: int) -> float:
-        """Wait before an attempt, 0 the first: half to all of the doubled wait.
-
-        Jitter keeps many devices from knocking on one camera at once.
-        """
-        longest_s = min(self.last_wait_s, self.first_wait_s * 2.0 ** min(attempt, 30))
-        return longest_s * random.uniform(0.5, 1.0)
+        """Wait before an attempt, 0 the first; see `backoff_s`."""
+        return backoff_s(attempt, self.first_wait_s, self.last_wait_s)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from calib.record import record
 from calib.recording import Recording, bytes_of, recording_of
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
+from tests.full_disk import full_disk
 from tests.mini_bundle import write_mini_bundle
 from tests.videos import moving_bar, write_video
 
@@ -214,17 +213,6 @@ def test_a_damaged_file_costs_one_warning(bundle, observed, clips, whole, tmp_pa
     assert "recording anew" in warning
     assert file.read_bytes() == good
     assert list(tmp_path.iterdir()) == [file]
-
-
-@contextmanager
-def full_disk(limit_bytes):
-    """The system refuses files larger than this, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_costs_one_warning(bundle, observed, clips, whole, tmp_path, caplog):

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -38,6 +37,7 @@ from runtime.sessions.cuda_memory import DeviceInfo
 from runtime.sessions.trt import TrtStepSession, check_device
 from tests.fake_cuda import GPU, Machine
 from tests.fake_nvidia import fake_tensorrt, install
+from tests.full_disk import full_disk
 from tests.mini_bundle import write_manifest, write_mini_bundle
 
 DEVICE = DeviceInfo(GPU, "8.7")
@@ -331,13 +331,9 @@ def test_an_interrupted_build_leaves_nothing(build: Callable[..., Path], tmp_pat
 
 def test_a_full_disk_leaves_no_half_engine(build: Callable[..., Path], tmp_path: Path) -> None:
     """A real failed write: for a moment this process may write no file longer than 1000 bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(EngineError, match=r"\d MB\) cannot be written into .*--engine-dir"):
-            build()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(EngineError, match=r"\d MB\) cannot be written into .*--engine-dir")
+    with full_disk(1000), refused:
+        build()
     assert list((tmp_path / "engines").iterdir()) == []
     assert build().stat().st_size > 1000
 

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 
 from runtime.event_log import EventFile, EventLog
+from tests.full_disk import full_disk
 
 
 def lines_of(path):
@@ -24,19 +22,6 @@ def numbers_of(path):
 def record(number, size=0):
     clocks = {"source": "s", "stream_time_s": 0.5, "monotonic_ns": number, "utc": "now"}
     return {"type": "x", "number": number, **clocks, "filler": "x" * size}
-
-
-@contextmanager
-def room_for(num_bytes):
-    """The system refuses to let any file of this process grow further, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, was)
 
 
 def test_every_line_is_on_disk_at_once(tmp_path):
@@ -150,7 +135,7 @@ def test_a_full_disk_loses_lines_once_told_and_writes_again(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     with EventLog(EventFile(path)) as log:
         log.write(record(0))
-        with room_for(path.stat().st_size + 50):  # half a line would fit
+        with full_disk(path.stat().st_size + 50):  # half a line would fit
             for number in range(1, 6):
                 log.write(record(number))
             assert log.lost == 5
@@ -171,7 +156,7 @@ def test_each_outage_is_told_and_counted_by_itself(tmp_path, caplog):
     path = tmp_path / "events.jsonl"
     with EventLog(EventFile(path)) as log:
         for start in (0, 10):
-            with room_for(path.stat().st_size + 10):
+            with full_disk(path.stat().st_size + 10):
                 log.write(record(start))
             log.write(record(start + 1))
     assert [line["count"] for line in lines_of(path) if line["type"] == "lines_lost"] == [1, 1]

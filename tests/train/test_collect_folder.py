@@ -1,10 +1,8 @@
-import resource
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
 from runtime.errors import DataError, OutputError
+from tests.full_disk import full_disk
 from tests.videos import drifting_pattern
 from train.collect_folder import (
     ClipFolder,
@@ -39,17 +37,6 @@ def files_in(root):
     return {
         str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.suffix
     }
-
-
-@contextmanager
-def full_disk(limit_bytes):
-    """The system refuses files larger than this, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("fps", [8.37, 12.5, 14.985, 25, 29.97, 60])

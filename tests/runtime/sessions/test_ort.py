@@ -78,40 +78,6 @@ def test_streams_of_a_batch_reset_alone(tmp_path):
         np.testing.assert_allclose(got[:, row], expected, atol=1e-3)
 
 
-def test_logits_are_the_callers_own(bundle):
-    golden = load_golden(bundle)
-    with OrtStepSession(bundle) as session:
-        first = session.step(0, golden.frames[:1], ONE)
-        kept = first.copy()
-        session.step(0, golden.frames[1:2], ZERO)
-    np.testing.assert_array_equal(first, kept)
-
-
-def test_wrong_calls_say_what_is_wanted(bundle):
-    frames = np.zeros((1, 32, 32, 3), np.uint8)
-    with OrtStepSession(bundle, phases=2) as session:
-        with pytest.raises(ValueError, match=r"phase must be 0 ... 1, got 2"):
-            session.step(2, frames, ONE)
-        with pytest.raises(ValueError, match=r"frames must be uint8 \(1, 32, 32, 3\), got float32"):
-            session.step(0, frames.astype(np.float32), ONE)
-        with pytest.raises(ValueError, match=r"reset must be float32 \(1, 1\), got float32 \(1,\)"):
-            session.step(0, frames, ONE[0])
-    with pytest.raises(SessionError, match="this session is closed"):
-        session.step(0, frames, ONE)
-    session.close()
-    with pytest.raises(ValueError, match="phases and threads must be >= 1, got 0"):
-        OrtStepSession(bundle, phases=0)
-
-
-def test_labels_that_do_not_fit_are_refused(tmp_path):
-    bundle = write_mini_bundle(tmp_path)
-    write_manifest(bundle, labels=["a", "b"])
-    with pytest.raises(
-        BundleError, match="labels do not fit: .* lists 2 labels, step.onnx gives 3"
-    ):
-        OrtStepSession(load_bundle(tmp_path))
-
-
 def manifest_with(bundle, **changes):
     graphs = bundle.to_json()["graphs"]
     graphs["step"]["states"][1].update(changes)

@@ -123,15 +123,6 @@ def test_a_reset_forgets_a_state_that_is_no_number(bundle):
     np.testing.assert_allclose(got, golden.logits, atol=1e-3)
 
 
-def test_logits_are_the_callers_own(bundle):
-    golden = load_golden(bundle)
-    with OvStepSession(bundle) as session:
-        first = session.step(0, golden.frames[:1], ONE)
-        kept = first.copy()
-        session.step(0, golden.frames[1:2], ZERO)
-    np.testing.assert_array_equal(first, kept)
-
-
 def test_the_engine_writes_into_the_sessions_own_memory(bundle):
     """Nothing is copied: a state is in our buffer after a step, and read from there in the next."""
     golden = load_golden(bundle)
@@ -177,29 +168,8 @@ def test_a_graph_that_openvino_cannot_prepare_is_a_session_error(bundle, monkeyp
         OvStepSession(bundle)
 
 
-def test_wrong_calls_say_what_is_wanted(bundle):
-    frames = np.zeros((1, 32, 32, 3), np.uint8)
-    with OvStepSession(bundle, phases=2) as session:
-        with pytest.raises(ValueError, match=r"phase must be 0 ... 1, got 2"):
-            session.step(2, frames, ONE)
-        with pytest.raises(ValueError, match=r"frames must be uint8 \(1, 32, 32, 3\), got float32"):
-            session.step(0, frames.astype(np.float32), ONE)
-        with pytest.raises(ValueError, match=r"reset must be float32 \(1, 1\), got float32 \(1,\)"):
-            session.step(0, frames, ONE[0])
-    with pytest.raises(SessionError, match="this session is closed"):
-        session.step(0, frames, ONE)
-    session.close()
-    with pytest.raises(ValueError, match="phases and threads must be >= 1, got 1 and 0"):
-        OvStepSession(bundle, threads=0)
-
-
 def test_graphs_that_do_not_fit_are_refused(tmp_path):
     bundle = write_mini_bundle(tmp_path)
-    write_manifest(bundle, labels=["a", "b"])
-    with pytest.raises(
-        BundleError, match="labels do not fit: .* lists 2 labels, step.onnx gives 3"
-    ):
-        OvStepSession(load_bundle(tmp_path))
     graphs = bundle.to_json()["graphs"]
     graphs["step"]["states"][1]["shape"] = [1, 3, 8, 8]
     write_manifest(bundle, graphs=graphs)
