@@ -13,14 +13,14 @@ from runtime.files import whole_file
 
 @dataclass(frozen=True)
 class CalibrationClip:
-    """A labelled part of a video file.
+    """A labelled part of a recording.
 
     Attributes:
-        path: The video file.
+        path: A video file, or a folder of pictures.
         start_s: Start, seconds of stream time.
         end_s: End, seconds of stream time.
         label: Class name.
-        fps: Nominal frame rate of the file; 0 where it is unknown.
+        fps: Pictures a second of a folder; 0 where the file says so.
     """
 
     path: str

@@ -27,6 +27,8 @@ from runtime.preprocess import Picture, PictureRule, fit_picture
 from runtime.sampling import SamplingContract
 from runtime.segments import SegmentSchedule
 from runtime.sources.file import FileSource
+from runtime.sources.frame import FrameSource
+from runtime.sources.images import ImageFolder
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +48,12 @@ def clip_pictures(
     """The model's pictures of a clip, chosen by the live schedule: those of its first 8 windows.
 
     Raises:
-        SourceError: The file cannot be read.
-        DataError: The file ends before the clip starts.
+        SourceError: The file or folder cannot be read.
+        DataError: It ends before the clip starts.
     """
     schedule = SegmentSchedule(sampling.window_s, sampling.num_segments)
     pictures: list[Picture] = []
-    with FileSource(Path(clip.path)) as source:
+    with _opened(clip) as source:
         for frame in source:
             is_through = len(pictures) == MOST_WINDOWS * sampling.num_segments
             if frame.stream_time_s > clip.end_s or is_through:
@@ -61,6 +63,11 @@ def clip_pictures(
     if not pictures:
         raise DataError(f"{clip.path} holds no frame between {clip.start_s} and {clip.end_s} s")
     return pictures
+
+
+def _opened(clip: CalibrationClip) -> FrameSource:
+    path = Path(clip.path)
+    return ImageFolder(path, fps=clip.fps or None) if path.is_dir() else FileSource(path)
 
 
 def reset_flags(num_clips: int) -> list[bool]:

@@ -95,7 +95,11 @@ def calibration_clips(
         )
     chosen = [
         CalibrationClip(
-            str(s.path), s.start_s, _end_s(s, facts.sampling.window_s), facts.labels[s.label], 0.0
+            str(s.path),
+            s.start_s,
+            _end_s(s, facts.sampling.window_s),
+            facts.labels[s.label],
+            (s.fps or DEFAULT_FPS) if s.path.is_dir() else 0.0,
         )
         for s in in_turns(split.segments)[:most]
     ]

@@ -36,7 +36,7 @@ from train.checkpoint import (
     read_checkpoint,
     update_facts,
 )
-from train.data.catalog import Split, has_tape, load_split, read_labels
+from train.data.catalog import Split, load_split, read_labels
 from train.data.loader import ClipLoader
 from train.live_fit import fit_live
 from train.model.tdrl import Tdrl
@@ -83,8 +83,8 @@ def fit(
 
     Args:
         recipe: What to do.
-        data: Data folder or data.yaml, see `train.data.catalog`; a `tape_validation/` fits the
-            consensus length, the temperature and the event policy.
+        data: Data folder or data.yaml, see `train.data.catalog`; its validation tapes, or
+            else its validation clips, fit consensus length, temperature and event policy.
         run: Folder of the run; checkpoints go to its `checkpoint/`, unreadable clips are listed
             in its `broken.txt`.
         name: Name of the run.
@@ -189,9 +189,7 @@ def _note_missing(splits: dict[str, Split], broken: Path) -> None:
 def _finish(best: Path, facts: Facts, recipe: Recipe, data: Path, top1: float) -> None:
     """Put into the best checkpoint what is known only now: its accuracy, how it decides live."""
     facts = update_facts(best, metrics={"val_top1": top1})
-    if facts.model.offline_reason is not None:
-        return
-    if has_tape(data, "tape_validation", facts.labels):
+    if facts.model.offline_reason is None:
         live = fit_live(best, data, recipe.consensus_len)
         update_facts(best, sampling=live.sampling, operating=live.operating)
 

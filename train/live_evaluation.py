@@ -183,11 +183,21 @@ def record_tape(bundle: Bundle, session: StepSession, video: Path) -> Recording:
         SourceError: The video cannot be read.
         SessionError: The session failed.
     """
-    recording = Recording()
     with open_source(str(video)) as source:
-        recorded = RecordedSource(source, recording.frames)
-        for _ in Stream(bundle, recorded, RecordedSession(session, recording.logits)):
-            pass
+        return record_source(bundle, session, source)
+
+
+def record_source(bundle: Bundle, session: StepSession, source: FrameSource) -> Recording:
+    """The same for a source that is open.
+
+    Raises:
+        SourceError: A frame cannot be read.
+        SessionError: The session failed.
+    """
+    recording = Recording()
+    recorded = RecordedSource(source, recording.frames)
+    for _ in Stream(bundle, recorded, RecordedSession(session, recording.logits)):
+        pass
     return recording
 
 

@@ -1,5 +1,7 @@
 """What training fits on the validation tapes: consensus length, temperature, event policy.
 
+Data without tapes are fitted on their validation clips, played back to back.
+
 All three from one decoding and one run of the model: what the steps said is recorded, and other
 settings are tried on that. The policy is fitted by event F1 (IoU >= 0.5) with the runtime's own
 state machine, over a small grid; ties are broken the same way every time.
@@ -7,6 +9,7 @@ state machine, over a small grid; ties are broken the same way every time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.bundle import Bundle
 from runtime.decision import Decision
 from runtime.operating_point import OperatingPoint
 from runtime.policy import Policy, Thresholds, background_of
 from runtime.sampling import SamplingContract
 from train.checkpoint import Facts, load_checkpoint
-from train.data.catalog import load_tapes
+from train.clip_tape import FEWEST_CLIPS, clip_tape
+from train.data.catalog import has_tape, load_split, load_tapes
 from train.data.truth import Segment
 from train.event_score import judge_events, rules_of
 from train.live_evaluation import (
@@ -31,6 +36,7 @@ from train.live_evaluation import (
     bundle_of,
     decide_again,
     live_tape,
+    record_source,
     record_tape,
     score_runs,
 )
@@ -49,6 +55,8 @@ CLASS_ENTER = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Actions that a class's own threshold has to win; one is chance.
 CLASS_GAIN = 2
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class LiveFit:
@@ -63,23 +71,25 @@ def fit_live(checkpoint: Path, data: Path, consensus_len: int | None = None) -> 
 
     Args:
         checkpoint: A causal model.
-        data: Data folder with validation tapes.
+        data: Data folder with validation tapes, or with 10 validation clips or more.
         consensus_len: How many logits a decision averages; None fits it: of T/4, T/2, T and 2T
             the shortest whose live accuracy is within one action of the best, as it decides
             sooner.
 
     Returns:
-        The fit, with what it gives on the validation tapes.
+        The fit, with what it gives on the validation tapes; what the checkpoint holds where
+        there is nothing to fit on.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
         DataError: The tapes cannot be used.
     """
     model, facts = load_checkpoint(checkpoint)
-    tapes = load_tapes(data, "tape_validation", facts.labels)
     plain = replace(facts, operating=OperatingPoint())
     with TorchSession(model) as session:
-        seen = [(record_tape(bundle_of(plain), session, video), truth) for video, truth in tapes]
+        seen = _seen(bundle_of(plain), session, data)
+    if not seen:
+        return LiveFit(facts.sampling, facts.operating)
     if consensus_len is None:
         lengths = consensus_candidates(facts.sampling)
         consensus_len = shortest_good(
@@ -93,6 +103,30 @@ def fit_live(checkpoint: Path, data: Path, consensus_len: int | None = None) -> 
     measured = measured_of(score_runs(bundle, runs, policy))
     operating = OperatingPoint(temperature=temperature, policy=policy, measured=measured)
     return LiveFit(fitted.sampling, operating)
+
+
+def _seen(
+    bundle: Bundle, session: TorchSession, data: Path
+) -> list[tuple[Recording, Sequence[Segment]]]:
+    """What the model said on the tapes, or on the validation clips back to back."""
+    if has_tape(data, "tape_validation", bundle.labels):
+        tapes = load_tapes(data, "tape_validation", bundle.labels)
+        return [(record_tape(bundle, session, video), truth) for video, truth in tapes]
+    clips = load_split(data, "validation", bundle.labels).segments
+    tape = clip_tape(clips, bundle.labels, bundle.sampling.window_s)
+    if tape is None:
+        logger.warning(
+            "no validation tape and fewer than %d validation clips: temperature and event policy "
+            "are not fitted, each run of one class will be an event",
+            FEWEST_CLIPS,
+        )
+        return []
+    logger.info(
+        "no validation tape: temperature and event policy are fitted on %d validation clips "
+        "played back to back; what happens between actions is not in them",
+        len(tape.truth),
+    )
+    return [(record_source(bundle, session, tape.source), tape.truth)]
 
 
 def shortest_good(scores: Mapping[int, LiveScore]) -> int:

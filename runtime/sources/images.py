@@ -20,12 +20,16 @@ from runtime.sources.pace import Pace
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 DEFAULT_FPS = 25.0
 SHOWN_FAILURES = 5
+# Some data sets keep optical flow beside the pictures: `flow_x_00001.jpg`.
+FLOW_PREFIX = "flow"
 
 logger = logging.getLogger(__name__)
 
 
 class ImageFolder:
     """Gives a folder's pictures, `2.jpg` before `10.jpg`; their sizes may differ.
+
+    Pictures of optical flow are left out where there are others.
 
     A picture that cannot be read is left out and counted, and its time passes.
 
@@ -144,4 +148,5 @@ def _pictures_of(path: Path) -> list[Path]:
         raise SourceError(
             f"{path} holds no pictures ({', '.join(SUFFIXES)}); a folder source needs them"
         )
-    return sorted(found, key=lambda entry: natural_key(entry.name))
+    pictures = [entry for entry in found if not entry.name.startswith(FLOW_PREFIX)] or found
+    return sorted(pictures, key=lambda entry: natural_key(entry.name))

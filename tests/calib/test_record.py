@@ -5,6 +5,7 @@ import tracemalloc
 from itertools import groupby
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -156,6 +157,17 @@ def test_a_part_of_a_file_is_a_stream_that_starts_there(bundle, video):
     expected = stream_pictures(bundle, MemorySource(part, fps=FPS))
     assert len(got) == 4
     assert np.array_equal(got, expected)
+
+
+def test_a_folder_of_pictures_is_read_at_its_rate_without_its_optical_flow(bundle, tmp_path):
+    pictures = [np.full((48, 64, 3), 10 * number, np.uint8) for number in range(1, 21)]
+    for number, picture in enumerate(pictures, start=1):
+        cv2.imwrite(str(tmp_path / f"img_{number:05d}.png"), picture)
+        cv2.imwrite(str(tmp_path / f"flow_x_{number:05d}.png"), 255 - picture)
+    clip = CalibrationClip(str(tmp_path), 0.5, 1.5, "x", 10.0)
+    got = clip_pictures(clip, bundle.picture, bundle.sampling)
+    levels = [int(np.median(picture)) for picture in got]
+    assert levels == [60, 80, 100, 120, 140, 160]  # every second from 0.5 s on
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -151,6 +152,18 @@ def test_whole_files_end_where_they_end(tmp_path, video):
     broken = ends.pop(str(folder / "train" / FEW[0] / "train2.mp4"))
     assert broken == SomeFacts.sampling.window_s
     assert [*ends.values()] == pytest.approx([10.0] * 11, abs=0.06)
+
+
+def test_a_folder_of_pictures_has_its_rate(tmp_path):
+    folder = tmp_path / "data"
+    for split in ("train", "validation"):
+        for label in FEW:
+            (folder / split / label / split).mkdir(parents=True)
+            for number in range(1, 7):
+                path = folder / split / label / split / f"{number:05d}.jpg"
+                cv2.imwrite(str(path), np.full((16, 16, 3), 40, np.uint8))
+    found = calibration_clips(folder, FACTS)  # type: ignore[arg-type]
+    assert [(clip.fps, clip.end_s) for clip in found] == [(25.0, pytest.approx(0.24))] * len(FEW)
 
 
 # --- disjoint from the gate

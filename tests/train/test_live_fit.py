@@ -8,6 +8,7 @@ from runtime.policy import Policy, check_policy
 from runtime.sampling import SamplingContract
 from runtime.sources.choose import open_source
 from tests.runtime.test_decision import decision
+from tests.videos import drifting_pattern, write_video
 from train.checkpoint import load_checkpoint
 from train.data.catalog import load_tape
 from train.data.truth import Segment
@@ -112,6 +113,39 @@ def test_all_is_fitted_on_all_tapes(best, tiny_data, monkeypatch):
     monkeypatch.setattr("train.live_fit.fit_policy", counted)
     assert fit_live(best, tiny_data).operating.policy == Policy(enter=0.4)
     assert seen == [2]
+
+
+def folder_of_clips(folder, labels, clips_a_class):
+    """A folder of videos for each class, without a tape."""
+    for index, label in enumerate(labels):
+        for split in ("train", "validation"):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(clips_a_class):
+                pictures = drifting_pattern(20, 32, 32)
+                path = folder / split / label / f"{index}{number}.avi"
+                write_video(path, np.roll(pictures, 3 * index + number, axis=2), fps=10)
+    return folder
+
+
+def test_without_a_tape_all_is_fitted_on_the_validation_clips(best, tmp_path, caplog):
+    caplog.set_level("INFO")
+    _, facts = load_checkpoint(best)
+    fitted = fit_live(best, folder_of_clips(tmp_path, facts.labels, 3))
+    count = 3 * len(facts.labels)
+    assert f"are fitted on {count} validation clips played back to back" in caplog.text
+    assert fitted.operating.temperature != 1.0
+    assert fitted.operating.measured.keys() >= {"live_top1", "event_f1"}
+
+
+def test_too_few_clips_leave_what_the_checkpoint_holds(best, tmp_path, caplog):
+    _, facts = load_checkpoint(best)
+    data = folder_of_clips(tmp_path, facts.labels, 1)
+    for label in facts.labels[9:]:
+        for clip in (data / "validation" / label).iterdir():
+            clip.unlink()
+    fitted = fit_live(best, data)
+    assert (fitted.sampling, fitted.operating) == (facts.sampling, facts.operating)
+    assert "fewer than 10 validation clips" in caplog.text
 
 
 # ---- the temperature

@@ -130,3 +130,12 @@ def test_a_folder_gives_the_same_decisions_twice(tmp_path):
             )
     assert runs[0] == runs[1]
     assert len(runs[0]) == 8
+
+
+def test_optical_flow_beside_pictures_is_left_out_and_alone_it_is_read(tmp_path):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for name in ("flow_x_1.png", "flow_y_1.png"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    assert len(list(ImageFolder(tmp_path, fps=10))) == 2
+    cv2.imwrite(str(tmp_path / "img_1.png"), picture)
+    assert len(list(ImageFolder(tmp_path, fps=10))) == 1
