@@ -17,6 +17,7 @@ from runtime.overlay import annotate
 from runtime.policy import Rules
 from runtime.sources.frame import Frame
 from runtime.stepper import Moment
+from runtime.timeline import Timeline
 from runtime.video import VideoWriter
 from runtime.web.board import StreamBoard
 from runtime.webhook import Webhook
@@ -65,6 +66,7 @@ class Outputs:
         self._board = board
         self._meter = FpsMeter()
         self._latest: Decision | None = None
+        self._timeline = Timeline()
         with ExitStack() as opened:
             self._window = None if headless else opened.enter_context(Window(f"TDRL {source}"))
             self._video = (
@@ -140,6 +142,7 @@ class Outputs:
 
     def _decide(self, decision: Decision) -> None:
         self._latest = decision
+        self._timeline.see(decision)
         for action in self._actions.see(decision):
             self._report(action)
         if self._log is not None:
@@ -184,7 +187,12 @@ class Outputs:
         if self._video is None and self._window is None:
             return True
         picture = annotate(
-            frame.image_rgb, self._latest, self._bundle.labels, self._bundle.picture, fps
+            frame.image_rgb,
+            self._latest,
+            self._bundle.labels,
+            self._bundle.picture,
+            fps,
+            self._timeline,
         )
         if self._video is not None:
             self._video.write(picture, frame.stream_time_s)

@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.decision import Decision
 from runtime.preprocess import Picture, PictureRule, visible_region
+from runtime.timeline import Timeline
 
 SMALLEST_CANVAS_PX = 480
 TOP_COUNT = 3
@@ -43,6 +44,7 @@ def annotate(
     labels: Sequence[str],
     rule: PictureRule,
     fps: float | None = None,
+    timeline: Timeline | None = None,
 ) -> Picture:
     """A copy of the frame with the decision drawn on it.
 
@@ -55,6 +57,7 @@ def annotate(
         labels: The bundle's labels.
         rule: The bundle's picture rule; its region is framed.
         fps: Frames a second that are shown, where known.
+        timeline: The last minute, drawn at the bottom.
 
     Returns:
         The canvas, shape (h, w, 3), uint8, RGB.
@@ -68,6 +71,9 @@ def annotate(
         _bar(canvas, layout, row, share, colour)
         _text(canvas, layout, row, text, WHITE if row == 0 else GREY)
     _text(canvas, layout, len(lines), _status(decision, fps), _status_colour(decision))
+    if timeline is not None:
+        strip_top = canvas.shape[0] - layout.margin - layout.line
+        timeline.draw(canvas, strip_top, layout.line, layout.margin)
     return canvas
 
 
