@@ -32,12 +32,15 @@ from runtime.errors import DataError
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
 from runtime.policy import Policy, background_of
+from runtime.sampling import SamplingContract
 from train.clip_evaluation import Member, evaluate_clips, load_members
 from train.data.catalog import has_tape, load_split, load_tapes, read_labels
 from train.data.folds import read_folds
 from train.data.formats.spec import DataSpec, read_spec, with_fold, write_spec
 from train.experiment import command, keep, kept, run_all
+from train.fold_policies import with_policies_of_others
 from train.live_evaluation import bundle_of
+from train.live_events import EVERY_RUN
 from train.live_report import watch
 from train.live_score import LiveScore, LiveTape, score_tapes
 from train.model.presets import PRESETS
@@ -63,7 +66,7 @@ class Plan:
         sets: `FIELD=VALUE` changes of the recipe.
         protocol: Views of a clip, see `train.protocols`.
         live: Whether the untrimmed recordings are watched too.
-        events: Which live decisions make an event.
+        events: Which live decisions make an event; None fits it on the other folds.
         runs: Folder of the runs.
         jobs: Trainings at a time.
         seeds: Every model is trained once with each.
@@ -76,7 +79,7 @@ class Plan:
     sets: tuple[str, ...]
     protocol: str
     live: bool
-    events: Policy
+    events: Policy | None
     runs: Path
     jobs: int
     seeds: tuple[int, ...] = (0,)
@@ -108,7 +111,8 @@ class Answered:
         label: Their classes, shape (N,).
         groups: Their recordings, N of them.
         tapes: The untrimmed recordings; empty where the data have none.
-        window_s: The live window.
+        folds: The fold of each of them.
+        sampling: The live contract.
     """
 
     labels: tuple[str, ...]
@@ -116,7 +120,8 @@ class Answered:
     label: Classes
     groups: tuple[str, ...]
     tapes: tuple[LiveTape, ...]
-    window_s: float
+    folds: tuple[int, ...]
+    sampling: SamplingContract
 
     @classmethod
     def together(cls, parts: Sequence[Answered]) -> Answered:
@@ -127,7 +132,8 @@ class Answered:
             np.concatenate([part.label for part in parts]),
             tuple(group for part in parts for group in part.groups),
             tuple(tape for part in parts for tape in part.tapes),
-            parts[0].window_s,
+            tuple(fold for part in parts for fold in part.folds),
+            parts[0].sampling,
         )
 
 
@@ -198,13 +204,15 @@ def _answer(plan: Plan, task: Task) -> Answered:
     recordings = [str(segment.path) for segment in split.segments]
     streams = plan.live and facts.model.offline_reason is None
     is_live = streams and has_tape(data, TAPE, facts.labels)
+    tapes = _tapes(member, data) if is_live else []
     return Answered(
         facts.labels,
         clips.probs,
         clips.label,
         tuple(recordings[item] for item in clips.items),
-        tuple(_tapes(member, data)) if is_live else (),
-        facts.sampling.window_s,
+        tuple(tapes),
+        (task.fold,) * len(tapes),
+        facts.sampling,
     )
 
 
@@ -306,16 +314,24 @@ def _only(answered: Answered, wanted: Sequence[int]) -> Answered:
     )
 
 
-def live_of(answered: Answered, policy: Policy) -> LiveScore | None:
-    """Live metrics over all recordings; None where there are none."""
-    if not answered.tapes:
+def live_of(answered: Answered, policy: Policy | None) -> LiveScore | None:
+    """Live metrics over all recordings; None where there are none.
+
+    Args:
+        answered: What a model said.
+        policy: Which decisions make an event; None fits it for each fold on the other folds.
+    """
+    tapes, labels = answered.tapes, answered.labels
+    if not tapes:
         return None
+    if policy is None:
+        tapes = with_policies_of_others(tapes, answered.folds, labels, answered.sampling)
     return score_tapes(
-        answered.tapes,
-        answered.labels,
-        window_s=answered.window_s,
-        background=background_of(answered.labels),
-        policy=policy,
+        tapes,
+        labels,
+        window_s=answered.sampling.window_s,
+        background=background_of(labels),
+        policy=EVERY_RUN if policy is None else policy,
     )
 
 
@@ -364,8 +380,7 @@ def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]
         "folds": list(plan.folds),
         "seeds": list(plan.seeds),
         "protocol": plan.protocol,
-        "event_threshold": plan.events.enter,
-        "event_min_s": plan.events.min_duration_s,
+        "events": "fitted on the other folds" if plan.events is None else plan.events.to_json(),
         "classes": labels,
         "base": base,
         "models": models,
@@ -449,8 +464,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-live", action="store_true", help="clips only: do not watch the untrimmed recordings"
     )
-    parser.add_argument("--event-threshold", type=float, default=0.0, metavar="P")
-    parser.add_argument("--event-min-s", type=float, default=0.0, metavar="S")
+    parser.add_argument(
+        "--event-threshold",
+        type=float,
+        metavar="P",
+        help="a decision from this probability on makes an event (default: event policies are "
+        "fitted, each fold's on the other folds; with one fold every run is an event)",
+    )
+    parser.add_argument(
+        "--event-min-s", type=float, metavar="S", help="and one that lasts this long"
+    )
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs and results")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1)")
     return parser
@@ -483,23 +506,27 @@ def _plan(options: argparse.Namespace) -> Plan:
             f"{options.data} names no folds; make them: python -m train.prepare --data "
             f"{options.data} --folds 5, and write `folds: folds.csv` and `fold: 0` into it"
         )
+    folds = _folds(spec.folds, spec.root, options.only_folds)
     return Plan(
         data=options.data,
         recipe=options.recipe,
         models=models,
-        folds=_folds(spec.folds, spec.root, options.only_folds),
+        folds=folds,
         sets=tuple(options.set),
         protocol=options.protocol,
         live=not options.no_live,
-        events=Policy(
-            enter=options.event_threshold,
-            exit=options.event_threshold,
-            min_duration_s=options.event_min_s,
-        ),
+        events=_events(options, folds),
         runs=options.runs,
         jobs=options.jobs,
         seeds=tuple(range(options.seeds)),
     )
+
+
+def _events(options: argparse.Namespace, folds: tuple[int, ...]) -> Policy | None:
+    enter, min_s = options.event_threshold, options.event_min_s
+    if enter is None and min_s is None and len(folds) > 1:
+        return None
+    return Policy(enter=enter or 0.0, exit=enter or 0.0, min_duration_s=min_s or 0.0)
 
 
 def _folds(path: Path, root: Path, wanted: str | None) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import torch
 from runtime.command import run_command
 from runtime.errors import DataError
 from runtime.policy import Policy
+from runtime.sampling import SamplingContract
 from tests.train import small_data
 from tests.train.test_live_score import Said
 from train import fit
@@ -37,6 +38,7 @@ from train.live_events import EVERY_RUN
 from train.live_score import LiveTape
 
 LABELS = ("wave", "point", "still")
+SAMPLING = SamplingContract(num_segments=8, window_s=2.0, consensus_len=8)
 
 
 def answered(answer, label, groups=None, tapes=(), sure=0.8):
@@ -44,7 +46,9 @@ def answered(answer, label, groups=None, tapes=(), sure=0.8):
     probs = np.full((len(answer), len(LABELS)), (1 - sure) / 2)
     probs[np.arange(len(answer)), answer] = sure
     names = tuple(groups) if groups is not None else tuple(f"r{i}" for i in range(len(answer)))
-    return Answered(LABELS, probs, np.array(label), names, tuple(tapes), 2.0)
+    return Answered(
+        LABELS, probs, np.array(label), names, tuple(tapes), (0,) * len(tapes), SAMPLING
+    )
 
 
 def plan_of(**changes):
@@ -184,6 +188,25 @@ def test_the_summary_and_its_table_say_the_numbers():
     assert " | 0.50 s | " in lines[7]
     assert {line.count("|") for line in lines[:4]} == {6}
     assert len({line.count("|") for line in lines[5:]}) == 1
+
+
+def test_without_a_policy_each_fold_gets_that_of_the_others(monkeypatch):
+    seen = []
+
+    def fit(tapes, labels, sampling):
+        seen.append([tape.truth[0].path for tape in tapes])
+        return Policy(enter=0.95, exit=0.95)  # surer than any decision here
+
+    monkeypatch.setattr("train.fold_policies.fit_policy", fit)
+    tapes = [tape_of(name, 0) for name in ("a0.mp4", "a1.mp4", "b0.mp4")]
+    base = replace(answered([0, 1], [0, 1], tapes=tapes), folds=(3, 4, 3))
+    result = summary(plan_of(events=None), {"tsn": base}, ["wave", "point"])
+    assert seen == [["a1.mp4"], ["a0.mp4", "b0.mp4"]]
+    assert result["events"] == "fitted on the other folds"
+    assert result["models"]["tsn"]["live"]["event_precision"] is None, "no event was found"
+    plain = summary(plan_of(), {"tsn": base}, ["wave", "point"])
+    assert plain["models"]["tsn"]["live"]["event_precision"] is not None
+    assert plain["events"] == EVERY_RUN.to_json()
 
 
 def test_a_class_without_clips_is_a_dash_and_no_number():
