@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from runtime.build_failure import MAX_QUOTED_ERRORS, explained, hints_for, is_out_of_memory
 from runtime.build_progress import Progress
-from runtime.cancellable_build import cancellable_build
+from runtime.cancellable_build import cancellable_build, in_thread
 from runtime.errors import EngineError
 from runtime.nvidia import LogMessage, is_rtx, library_version, message_log
 from runtime.nvidia_types import RtxConfig, TensorRT, TensorRTRtx
@@ -287,7 +287,7 @@ def _parse(
     trt: TensorRT, network: nv.INetworkDefinition, model: bytes, messages: Sequence[LogMessage]
 ) -> nv.OnnxParser:
     parser = trt.OnnxParser(network, message_log(trt).trt_logger)
-    if parser.parse(model):
+    if in_thread(lambda: bool(parser.parse(model))):
         return parser
     errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
     if not errors:

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from runtime.build_failure import hints_for, is_out_of_memory
+from runtime.cancellable_build import THREAD_NAME
 from runtime.errors import EngineError
 from runtime.nvidia import LogMessage, find_tensorrt, message_log, why_no_tensorrt
 from runtime.nvidia_types import TensorRT
@@ -276,7 +277,7 @@ def test_ctrl_c_cancels_nvidias_real_builder() -> None:
         build_plan(trt, graph, on_progress=interrupt)
     assert 0 < shares[-1] < 1
     assert any("BuildCanceled" in message.text for message in seen[0])
-    assert not [thread for thread in threading.enumerate() if "_build_into" in thread.name]
+    assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
     shares.clear()
     build_plan(trt, graph, on_progress=shares.append)
     assert shares == sorted(shares)

@@ -30,12 +30,18 @@ def clips(tmp_path):
     return [clip(folder_of(tmp_path / str(i), 20 * i, 10), i % 2) for i in range(10)]
 
 
+def tape_of(clips):
+    tape = clip_tape(clips, LABELS, WINDOW_S)
+    assert tape is not None
+    return tape
+
+
 def levels(frames):
     return [int(frame.image_rgb[0, 0, 0]) for frame in frames]
 
 
 def test_clips_follow_each_other_and_the_truth_says_which(clips):
-    tape = clip_tape(clips, LABELS, WINDOW_S)
+    tape = tape_of(clips)
     frames = list(tape.source)
     assert [frame.index for frame in frames] == list(range(100))
     assert [frame.stream_time_s for frame in frames] == pytest.approx(np.arange(100) / 10)
@@ -59,7 +65,7 @@ def test_classes_take_turns_the_same_way_every_time(clips):
 
 def test_of_a_long_clip_the_middle_is_played(tmp_path, clips):
     long = clip(folder_of(tmp_path / "long", 0, 60), 0, 1.0, 5.0)
-    tape = clip_tape([long, *clips[1:]], LABELS, WINDOW_S)
+    tape = tape_of([long, *clips[1:]])
     at = next(i for i, s in enumerate(tape.truth) if s.end_s - s.start_s > 1.2)
     segment = tape.truth[at]
     assert segment.end_s - segment.start_s == pytest.approx(1.5)
@@ -68,7 +74,7 @@ def test_of_a_long_clip_the_middle_is_played(tmp_path, clips):
 
 
 def test_no_more_clips_than_a_short_tape_needs(clips):
-    tape = clip_tape(clips * 20, LABELS, WINDOW_S)
+    tape = tape_of(clips * 20)
     assert len(tape.truth) == MOST_CLIPS
 
 
@@ -80,7 +86,7 @@ def test_too_few_clips_make_no_tape(clips, caplog):
 
 
 def test_a_clip_that_is_damaged_inside_leaves_a_gap(clips, caplog):
-    tape = clip_tape(clips, LABELS, WINDOW_S)
+    tape = tape_of(clips)
     (clips[3].path / "006.png").write_bytes(b"no picture")
     frames = list(tape.source)
     assert len(frames) == 90
@@ -91,6 +97,6 @@ def test_a_clip_that_is_damaged_inside_leaves_a_gap(clips, caplog):
 
 def test_a_part_without_frames_is_left_out(clips, caplog):
     empty = clip(clips[0].path, 0, 5.0, 6.0)
-    tape = clip_tape([*clips, empty], LABELS, WINDOW_S)
+    tape = tape_of([*clips, empty])
     assert len(tape.truth) == 10
     assert "holds no frame from 5 s on" in caplog.text

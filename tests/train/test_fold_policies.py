@@ -31,7 +31,7 @@ def test_a_fold_is_judged_by_what_the_other_one_needs():
     # what tells true from false among the sure is higher than anything that the unsure says
     assert found[1].events == []
     # and what tells them apart among the unsure lets all of the sure through
-    assert len(found[0].events) == 16
+    assert len(found[0].events or ()) == 16
     assert [len(t.truth) for t in found] == [8, 8]
     assert found[0].decisions is sure.decisions
 
@@ -40,7 +40,7 @@ def test_seeds_of_a_fold_share_a_policy_and_do_not_see_each_other():
     unsure, sure = tape(0.65, 0.35), tape(0.95, 0.75)
     found = with_policies_of_others([unsure, unsure, sure], [1, 1, 0], LABELS, SAMPLING)
     assert found[0].events == found[1].events == []
-    assert len(found[2].events) == 16
+    assert len(found[2].events or ()) == 16
 
 
 def test_one_fold_has_no_others():
