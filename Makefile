@@ -56,13 +56,14 @@ $(VENV)/.rtx: | $(VENV)/.base
 	  tensorrt-rtx-cu13-bindings==1.7.1.116
 	@touch $@
 
-# NVIDIA's Python bindings of four TensorRT releases, 5 MB in all: a test holds every name that we use
-# against them. Nothing of them is installed, and nothing runs.
-BINDINGS := cu12-bindings==10.3.0 cu12-bindings==10.13.3.9 cu12-bindings==10.16.1.11 \
-  cu13-bindings==11.4.0.106
+# NVIDIA's Python bindings of four TensorRT and two CUDA releases, 21 MB in all: tests hold every name
+# that we use against them. Nothing of them is installed, and nothing runs.
+BINDINGS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.13.3.9 \
+  tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106 \
+  cuda-bindings==12.9.10 cuda-bindings==13.5.0 cuda-pathfinder==1.9.0
 $(VENV)/.bindings: | $(VENV)/.base
-	@echo "downloading NVIDIA's TensorRT bindings (proprietary, 5 MB, not installed)"
-	@for each in $(BINDINGS); do $(PIP) download --no-deps -d $(VENV)/nvidia-bindings tensorrt-$$each || exit 1; done
+	@echo "downloading NVIDIA's TensorRT and CUDA bindings (proprietary, 21 MB, not installed)"
+	@for each in $(BINDINGS); do $(PIP) download --no-deps -d $(VENV)/nvidia-bindings $$each || exit 1; done
 	@touch $@
 
 # A real Triton server out of the wheel of nvidia-pytriton (Apache-2.0; x86-64; 55 MB, 144 MB unpacked).
@@ -159,6 +160,20 @@ test-all: ## What CI runs: checks, all tests with the real parts, and the demo
 	TDRL_ALL_PARTS=1 $(PY) -m pytest -q $(TEST_JOBS) -m 'not soak and not shared' $(ARGS)
 	$(PY) -m export.demo
 
+# TDRL_SOAK_MINUTES=5 shortens the half hour of RTSP. The results kept are docs/measurements/soak.md.
+soak: $(VENV)/.base ## Long tests, by hand: memory, latency, reconnects, start (an hour)
+	$(PY) -m pytest -q -n0 -m soak $(ARGS)
+
+# BENCH=full measures every backbone. ARGS='--only decision parts' some tables, which are printed and
+# not stored; ARGS='--compare OLD.json' holds a run against an earlier one.
+BENCH ?= standard
+bench: $(INSTALLED) ## What a decision costs on this CPU: docs/measurements/bench.md (15 min)
+	OMP_NUM_THREADS=1 $(PY) -m export.bench --effort $(BENCH) $(ARGS)
+
+# The repository and torch are enough. ARGS='--device cpu' tries it out without a GPU.
+gpu-check: ## Prove and measure training and live steps on a CUDA machine (8 min)
+	$(ENGINE_PY) -m export.gpu_check $(ARGS)
+
 # ---------------------------------------------------------------- housekeeping
 
 clean: ## Remove caches and made data; ALL=1 removes checkpoints and bundles too
@@ -166,4 +181,4 @@ clean: ## Remove caches and made data; ALL=1 removes checkpoints and bundles too
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	$(if $(filter 1,$(ALL)),rm -rf artifacts,@echo "checkpoints and bundles kept (ALL=1 removes them)")
 
-.PHONY: help install demo data train eval collect prepare ablation ablation-gpu bundle engine verify stream install-service uninstall-service check test test-all clean
+.PHONY: help install demo data train eval collect prepare ablation ablation-gpu bundle engine verify stream install-service uninstall-service check test test-all soak bench gpu-check clean

@@ -6,6 +6,8 @@ What it copies from the real one, because sessions go wrong there:
   until then
 - new memory and freed buffers hold poison
 - a call needs a current context on its own thread
+- mapped host memory has another address on the device
+- a stream that is being captured runs nothing, and allows neither waiting nor allocating
 
 `Machine.faults` lists what the real device would have punished some other way (a crash, a leak,
 a stall).
@@ -15,8 +17,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,11 +27,25 @@ POISON = 0x7F  # as float32 3.4e38, as int8 127
 ALIGNMENT_BYTES = 256
 GPU = "Emulated Orin"
 CAPABILITY = (8, 7)
+MAPPED_OFFSET = 1 << 60
+NOT_WHILE_CAPTURING = ("alloc", "pinned", "free", "synchronize", "stream")
 MEMORY_BYTES = 7_600 << 20
+
+
+# a host array, or a device address and a size in bytes
+Memory: TypeAlias = "np.ndarray[Any, Any] | tuple[int, int]"
 
 
 class CudaError(Exception):
     """pycuda's `Error`."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing queued on a stream, and the host array that it writes."""
+
+    run: Callable[[], None]
+    written: np.ndarray[Any, Any] | None = None
 
 
 class Machine:
@@ -37,10 +54,17 @@ class Machine:
     Attributes:
         events: What happened, in order, for tests of shutdown.
         faults: What must not happen.
+        integrated: Whether it shares the CPU's memory.
         allocations: How many buffers were ever made.
-        executions: Every execution's addresses by tensor name.
+        executions: Addresses by tensor name of every execution that ran.
+        copies: Every copy that ran, as `to device`, `to host` or `on device`.
+        recording: What a capture has queued so far; None outside one.
+        graphs: Captured graphs that live, by handle; executable ones as well.
+        launches: Handle of every graph launch.
+        streams: Streams made through cudart that live.
+        primary: Threads on which cudart made the primary context current.
         fail: Name of the next call that fails: `alloc`, `stream`, `execute`, `deserialise`,
-            `context`.
+            `context`, or a function of `cuda.bindings.runtime`.
         builds: How many plans were built, failed attempts included.
         attempts: Each build's network flags, builder flags and workspace in bytes.
         build_errors: What the next builds fail with, one text each.
@@ -52,9 +76,16 @@ class Machine:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.faults: list[str] = []
+        self.integrated = False
         self.buffers: dict[int, np.ndarray[Any, Any]] = {}
         self.queue: list[Callable[[], None]] = []
         self.contexts: dict[int, int] = {}
+        self.copies: list[str] = []
+        self.recording: list[Work] | None = None
+        self.graphs: dict[int, list[Work]] = {}
+        self.launches: list[int] = []
+        self.streams = 0
+        self.primary: set[int] = set()
         self.allocations = 0
         self.pinned = 0
         self.executions: list[dict[str, int]] = []
@@ -68,10 +99,19 @@ class Machine:
 
     def use(self, what: str) -> None:
         """Note a CUDA call; it needs a current context."""
-        if not self.contexts.get(threading.get_ident()):
+        if not self.has_context():
             self.faults.append(f"{what} without a current context")
             raise CudaError(f"{what}: invalid device context")
+        if self.recording is not None and what in NOT_WHILE_CAPTURING:
+            self.recording = None
+            self.faults.append(f"{what} in a capture")
+            raise CudaError(f"{what}: operation not permitted when stream is capturing")
         self.fail_if(what)
+
+    def has_context(self) -> bool:
+        """Whether this thread has a current context: pushed, or the primary one by cudart."""
+        thread = threading.get_ident()
+        return bool(self.contexts.get(thread)) or thread in self.primary
 
     def fail_if(self, what: str) -> None:
         if self.fail == what:
@@ -92,13 +132,53 @@ class Machine:
         self.buffers.pop(address)[:] = POISON
         self.events.append("buffer freed")
 
+    def map(self, host: np.ndarray[Any, Any]) -> int:
+        """Make a host array's bytes readable on the device; gives their address there."""
+        address = host.ctypes.data + MAPPED_OFFSET
+        self.buffers[address] = bytes_of(host)
+        return address
+
     def memory(self, address: int, size_bytes: int) -> np.ndarray[Any, Any]:
-        """The live buffer at an address, as bytes."""
-        buffer = self.buffers.get(address)
-        if buffer is None or len(buffer) < size_bytes:
-            self.faults.append(f"{size_bytes} bytes at an address that has no such buffer")
-            raise CudaError("an illegal memory access was encountered")
-        return buffer[:size_bytes]
+        """Live device memory, as bytes; the address may lie inside a buffer."""
+        for start, buffer in self.buffers.items():
+            if start <= address and address + size_bytes <= start + len(buffer):
+                return buffer[address - start : address - start + size_bytes]
+        self.faults.append(f"{size_bytes} bytes at an address that has no such buffer")
+        raise CudaError("an illegal memory access was encountered")
+
+    def submit(self, run: Callable[[], None], written: np.ndarray[Any, Any] | None = None) -> None:
+        """Queue work, or record it; a host array that it writes is poison until it has run."""
+        work = Work(run, written)
+        if self.recording is not None:
+            self.recording.append(work)
+        else:
+            self.start([work])
+
+    def start(self, recorded: list[Work]) -> None:
+        for work in recorded:
+            if work.written is not None:
+                bytes_of(work.written)[:] = POISON
+            self.queue.append(work.run)
+
+    def copy(self, name: str, target: Memory, source: Memory) -> None:
+        """Queue a copy; each side is a host array, or a device address and its size."""
+        self.use("copy")
+        for side in (target, source):
+            self._bytes(side)  # a wrong address is refused at once
+
+        def run() -> None:
+            self.copies.append(name)
+            self._bytes(target)[:] = self._bytes(source)
+
+        self.submit(run, target if isinstance(target, np.ndarray) else None)
+
+    def fill(self, address: int, value: int, size_bytes: int) -> None:
+        self.use("fill")
+        self.memory(address, size_bytes)
+        self.submit(lambda: self.memory(address, size_bytes).fill(value))
+
+    def _bytes(self, side: Memory) -> np.ndarray[Any, Any]:
+        return bytes_of(side) if isinstance(side, np.ndarray) else self.memory(*side)
 
     def run_queue(self) -> None:
         while self.queue:
@@ -109,6 +189,8 @@ class Machine:
         assert self.faults == []
         assert self.buffers == {}
         assert self.pinned == 0
+        assert self.graphs == {}
+        assert self.streams == 0
         assert not any(self.contexts.values())
 
 
@@ -140,6 +222,10 @@ class _Device:
     def total_memory(self) -> int:
         return MEMORY_BYTES
 
+    def get_attribute(self, attribute: str) -> int:
+        assert attribute == "integrated"
+        return int(self._machine.integrated)
+
     def retain_primary_context(self) -> _CudaContext:
         return _CudaContext(self._machine)
 
@@ -167,47 +253,54 @@ class _Allocation:
         self._machine.free(self._address)
 
 
-class _Pinned:
-    """The base of a page-locked array."""
+class Pinned:
+    """Page-locked memory; the base of pycuda's array."""
 
     def __init__(self, machine: Machine, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         machine.use("pinned")
         machine.pinned += 1
         self._machine = machine
-        self._bytes = np.full(int(np.prod(shape)) * dtype.itemsize, POISON, np.uint8)
+        size_bytes = int(np.prod(shape)) * dtype.itemsize
+        raw = np.full(size_bytes + ALIGNMENT_BYTES, POISON, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT_BYTES
+        self.bytes = raw[start : start + size_bytes]
+        self._mapped_at: int | None = None
         self.__array_interface__ = {
             "shape": shape,
             "typestr": dtype.str,
-            "data": (self._bytes.ctypes.data, False),
+            "data": (self.bytes.ctypes.data, False),
             "version": 3,
         }
+
+    def get_device_pointer(self) -> int:
+        self._machine.use("map")
+        self._mapped_at = self._machine.map(self.bytes)
+        return self._mapped_at
 
     def free(self) -> None:
         self._machine.use("free")
         self._machine.pinned -= 1
+        if self._mapped_at is not None:
+            del self._machine.buffers[self._mapped_at]
 
 
 class _Copies:
-    """pycuda's asynchronous copies and fills: queued now, done at `synchronize`."""
+    """pycuda's asynchronous copies and fills."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
     def memcpy_htod_async(self, dest: int, src: np.ndarray[Any, Any], stream: _Stream) -> None:
-        self._machine.use("copy")
-        target = self._machine.memory(dest, src.nbytes)
-        self._machine.queue.append(lambda: _copy(target, _bytes_of(src)))
+        self._machine.copy("to device", (dest, src.nbytes), src)
 
     def memcpy_dtoh_async(self, dest: np.ndarray[Any, Any], src: int, stream: _Stream) -> None:
-        self._machine.use("copy")
-        source = self._machine.memory(src, dest.nbytes)
-        _bytes_of(dest)[:] = POISON
-        self._machine.queue.append(lambda: _copy(_bytes_of(dest), source))
+        self._machine.copy("to host", dest, (src, dest.nbytes))
+
+    def memcpy_dtod_async(self, dest: int, src: int, size: int, stream: _Stream) -> None:
+        self._machine.copy("on device", (dest, size), (src, size))
 
     def memset_d8_async(self, dest: int, data: int, size: int, stream: _Stream) -> None:
-        self._machine.use("fill")
-        target = self._machine.memory(dest, size)
-        self._machine.queue.append(lambda: target.fill(data))
+        self._machine.fill(dest, data, size)
 
 
 def fake_pycuda_driver(machine: Machine) -> ModuleType:
@@ -219,18 +312,19 @@ def fake_pycuda_driver(machine: Machine) -> ModuleType:
         init=lambda: machine.fail_if("init"),
         Device=lambda index: _Device(machine),
         Stream=lambda: _Stream(machine),
+        device_attribute=SimpleNamespace(INTEGRATED="integrated"),
+        host_alloc_flags=SimpleNamespace(DEVICEMAP=2),
         mem_alloc=lambda size_bytes: _Allocation(machine, size_bytes),
-        pagelocked_empty=lambda shape, dtype: np.asarray(_Pinned(machine, shape, dtype)),
+        pagelocked_empty=lambda shape, dtype, mem_flags=0: np.asarray(
+            Pinned(machine, shape, dtype)
+        ),
         memcpy_htod_async=copies.memcpy_htod_async,
         memcpy_dtoh_async=copies.memcpy_dtoh_async,
+        memcpy_dtod_async=copies.memcpy_dtod_async,
         memset_d8_async=copies.memset_d8_async,
     )
     return driver
 
 
-def _copy(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> None:
-    target[:] = source
-
-
-def _bytes_of(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def bytes_of(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.reshape(-1).view(np.uint8)

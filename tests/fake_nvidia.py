@@ -4,6 +4,7 @@ What it copies from the real one, because sessions go wrong there:
 
 - outputs are poison before they are written, and are poisoned before inputs are read, so one
   buffer for both gives nonsense
+- the first run with new addresses cannot be captured: it may allocate
 - a plan runs on the library version it was built with; failures only reach the logger
 - its objects must go before the CUDA context
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 import enum
 import json
 import sys
-import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -26,6 +26,7 @@ import pytest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tests.fake_cuda import ALIGNMENT_BYTES, POISON, Machine, fake_pycuda_driver
+from tests.fake_cudart import fake_cudart
 
 PLAN_MAGIC = b"FAKEPLAN"
 STRONG, WEAK = 0b10, 0b01  # TensorRT 10's network flags
@@ -67,14 +68,23 @@ def fake_tensorrt(machine: Machine, version: str = "10.3.0", name: str = "tensor
     return trt
 
 
-def install(monkeypatch: pytest.MonkeyPatch, version: str = "10.3.0") -> Machine:
-    """Put the stand-ins where `import` finds them."""
+def install(
+    monkeypatch: pytest.MonkeyPatch,
+    version: str = "10.3.0",
+    *,
+    pycuda: bool = True,
+    cudart: bool = False,
+) -> Machine:
+    """Put the stand-ins where `import` finds them; what is not asked for is not installed."""
     machine = Machine()
     driver = fake_pycuda_driver(machine)
     package = ModuleType("pycuda")
     package.__dict__.update(driver=driver, __path__=[])
-    monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    bindings = ModuleType("cuda.bindings")
+    bindings.__dict__.update(runtime=fake_cudart(machine), __path__=[])
+    monkeypatch.setitem(sys.modules, "pycuda", package if pycuda else None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver if pycuda else None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings if cudart else None)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(machine, version))
     return machine
 
@@ -280,6 +290,7 @@ class _Context:
     def __init__(self, engine: _Engine, machine: Machine, logger: _Logger) -> None:
         self._engine, self._machine, self._logger = engine, machine, logger
         self._addresses: dict[str, int] = {}
+        self._has_run: list[dict[str, int]] = []
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if name not in self._engine.tensors or address % ALIGNMENT_BYTES:
@@ -298,11 +309,16 @@ class _Context:
             _say(self._logger, "ERROR", "Error Code 3: an address is missing")
             return False
         addresses = dict(self._addresses)
-        machine.executions.append(addresses)
-        machine.queue.append(lambda: self._run(addresses))
+        if machine.recording is not None and addresses not in self._has_run:
+            machine.recording = None
+            _say(self._logger, "ERROR", "Error Code 1: cudaMalloc is not permitted in a capture")
+            return False
+        machine.submit(lambda: self._run(addresses))
         return True
 
     def _run(self, addresses: dict[str, int]) -> None:
+        self._machine.executions.append(addresses)
+        self._has_run.append(addresses)
         views = {name: self._view(name, address) for name, address in addresses.items()}
         outputs = [name for name in views if name not in self._engine.input_names]
         for name in outputs:  # a kernel may write before another has read
@@ -327,7 +343,7 @@ class _Context:
 
 def _note_end(machine: Machine, what: str) -> None:
     machine.events.append(f"{what} destroyed")
-    if not machine.contexts.get(threading.get_ident()):
+    if not machine.has_context():
         machine.faults.append(f"{what} destroyed without a current context")
 
 

@@ -1,4 +1,4 @@
-"""Device memory for a session: one small interface, and pycuda behind it."""
+"""Device memory for a session: one small interface, pycuda behind it, and the GPU's facts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,35 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from runtime.errors import SessionError
+from runtime.sessions.cudart import Cudart
 
 # IExecutionContext.set_tensor_address wants 256; cudaMalloc gives it, an emulation must too.
 ALIGNMENT_BYTES = 256
+DRIVER_HELP = (
+    "check the driver (nvidia-smi, tegrastats on a Jetson) and that this user is in the groups "
+    "`video` and `render`"
+)
 
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A GPU: its name, its compute capability, `8.7`, and its memory where it is known."""
+    """A GPU: its name and its compute capability, `8.7`.
+
+    Attributes:
+        name: As the driver says it.
+        compute_capability: Major and minor.
+        total_bytes: Its memory where it is known.
+        is_integrated: Whether it shares its memory with the CPU, as a Jetson's does.
+    """
 
     name: str
     compute_capability: str
     total_bytes: int | None = field(default=None, compare=False)
+    is_integrated: bool = field(default=False, compare=False)
+
+
+class PycudaMissingError(SessionError):
+    """pycuda is not installed or does not load; cuda-bindings may do."""
 
 
 class DeviceMemory(Protocol):
@@ -50,6 +67,14 @@ class DeviceMemory(Protocol):
         """A page-locked host array; its contents are undefined."""
         ...
 
+    def mapped(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
+        """A page-locked host array that kernels read and write themselves, and its address there.
+
+        For GPUs that share the CPU's memory. Contents are undefined; the host may touch it only
+        when nothing queued uses it.
+        """
+        ...
+
     def fill_zero(self, address: int, size_bytes: int) -> None:
         """Queue zeros into device memory."""
         ...
@@ -60,6 +85,10 @@ class DeviceMemory(Protocol):
 
     def to_host(self, host: NDArray[Any], address: int) -> None:
         """Queue a copy of device memory into a pinned array."""
+        ...
+
+    def on_device(self, target: int, source: int, size_bytes: int) -> None:
+        """Queue a copy of device memory to other device memory; addresses of any alignment."""
         ...
 
     def synchronize(self) -> None:
@@ -90,7 +119,7 @@ class PycudaMemory:
         with self._errors("CUDA does not start"):
             self._cuda.init()
             device = self._cuda.Device(device_index)
-            self._device = _device_info(device)
+            self._device = _device_info(self._cuda, device)
             self._context = device.retain_primary_context()
             self._context.push()
             self._closing.callback(self._pop_context)
@@ -125,6 +154,18 @@ class PycudaMemory:
         self._closing.callback(array.base.free)  # type: ignore[union-attr]  # pycuda's own type
         return array
 
+    def mapped(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], int]:
+        """A page-locked host array, and the address at which the GPU sees it."""
+        flags = self._cuda.host_alloc_flags.DEVICEMAP
+        with self._errors(f"mapped memory for {shape} cannot be had"):
+            array: NDArray[Any] = self._cuda.pagelocked_empty(
+                shape, np.dtype(dtype), mem_flags=flags
+            )
+        base: Any = array.base
+        self._closing.callback(base.free)
+        with self._errors("host memory cannot be mapped"):
+            return array, int(base.get_device_pointer())
+
     def fill_zero(self, address: int, size_bytes: int) -> None:
         """Queue zeros into device memory."""
         with self._errors("a buffer cannot be cleared"):
@@ -139,6 +180,11 @@ class PycudaMemory:
         """Queue a copy from the device."""
         with self._errors("a copy from the GPU failed"):
             self._cuda.memcpy_dtoh_async(host, address, self._stream)
+
+    def on_device(self, target: int, source: int, size_bytes: int) -> None:
+        """Queue a copy from device memory to device memory."""
+        with self._errors("a copy on the GPU failed"):
+            self._cuda.memcpy_dtod_async(target, source, size_bytes, self._stream)
 
     def synchronize(self) -> None:
         """Wait for the stream."""
@@ -164,7 +210,7 @@ class PycudaMemory:
 
 
 def cuda_device(device_index: int = 0) -> DeviceInfo | None:
-    """The GPU, or None where there is none or pycuda is not installed; never raises."""
+    """The GPU, or None where there is none, or neither pycuda nor cuda-bindings; never raises."""
     try:
         return require_cuda_device(device_index)
     except SessionError:
@@ -172,37 +218,62 @@ def cuda_device(device_index: int = 0) -> DeviceInfo | None:
 
 
 def require_cuda_device(device_index: int = 0) -> DeviceInfo:
-    """The GPU.
+    """The GPU, through pycuda or, where that is not installed, cuda-bindings.
 
     Raises:
-        SessionError: pycuda is not installed, or CUDA does not start; says what helps.
+        SessionError: Neither is installed, or CUDA does not start; says what helps.
     """
-    cuda = _import_pycuda()
+    try:
+        cuda = _import_pycuda()
+    except PycudaMissingError as missing:
+        try:
+            cudart = Cudart()
+        except SessionError:
+            raise SessionError(f"{missing}; or install cuda-bindings") from None
+        return cudart_device_info(cudart, device_index)
     try:
         cuda.init()
-        return _device_info(cuda.Device(device_index))
+        return _device_info(cuda, cuda.Device(device_index))
     except cuda.Error as err:
-        raise SessionError(
-            f"CUDA does not start: {err}; check the driver (nvidia-smi, tegrastats on a Jetson) "
-            "and that this user is in the groups `video` and `render`"
-        ) from err
+        raise SessionError(f"CUDA does not start: {err}; {DRIVER_HELP}") from err
 
 
-def _device_info(device: Any) -> DeviceInfo:
+def cudart_device_info(cudart: Cudart, device_index: int) -> DeviceInfo:
+    """The GPU as cuda-bindings sees it.
+
+    Raises:
+        SessionError: CUDA does not start.
+    """
+    try:
+        facts = cudart.call("CUDA does not start", cudart.api.cudaGetDeviceProperties, device_index)
+    except SessionError as err:
+        raise SessionError(f"{err}; {DRIVER_HELP}") from err
+    return DeviceInfo(
+        facts.name.decode(),
+        f"{facts.major}.{facts.minor}",
+        int(facts.totalGlobalMem),
+        bool(facts.integrated),
+    )
+
+
+def _device_info(cuda: Any, device: Any) -> DeviceInfo:
     major, minor = device.compute_capability()
-    return DeviceInfo(str(device.name()), f"{major}.{minor}", int(device.total_memory()))
+    integrated = device.get_attribute(cuda.device_attribute.INTEGRATED)
+    return DeviceInfo(
+        str(device.name()), f"{major}.{minor}", int(device.total_memory()), bool(integrated)
+    )
 
 
 def _import_pycuda() -> Any:
     try:
         import pycuda.driver as cuda
     except ModuleNotFoundError as err:
-        raise SessionError(
+        raise PycudaMissingError(
             f"pycuda cannot be imported ({err}); on a Jetson: "
             "PATH=/usr/local/cuda/bin:$PATH pip install pycuda (it needs nvcc and cuda.h there)"
         ) from err
     except (ImportError, OSError) as err:
-        raise SessionError(
+        raise PycudaMissingError(
             f"pycuda cannot be imported ({err}); it was built for another CUDA or finds no driver: "
             "PATH=/usr/local/cuda/bin:$PATH pip install --force-reinstall --no-cache-dir pycuda"
         ) from err

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from runtime.build_failure import explained
 from runtime.bundle import (
     FRAME_INPUT,
-    GRAPH_OF,
     LOGITS_OUTPUT,
     RESET_INPUT,
     Bundle,
     GraphKind,
     StateSpec,
 )
-from runtime.engine import ANY_GPU, Engine, load_engine
+from runtime.engine import Engine, load_engine
 from runtime.errors import EngineError, SessionError
 from runtime.nvidia import (
     MessageLog,
@@ -32,33 +31,26 @@ from runtime.nvidia import (
     why_no_tensorrt,
 )
 from runtime.nvidia_types import TensorRT
-from runtime.sessions.base import Logits
-from runtime.sessions.cuda_memory import DeviceInfo, DeviceMemory, PycudaMemory
+from runtime.sessions.base import Held, Logits
+from runtime.sessions.cuda_graph import CudaGraph, capture_graph
+from runtime.sessions.cuda_memory import DeviceMemory
+from runtime.sessions.cudart import Cudart
+from runtime.sessions.cudart_memory import open_memory
+from runtime.sessions.engine_tensors import (
+    REBUILD,
+    Tensor,
+    check_device,
+    check_origin,
+    check_tensors,
+    io_tensors,
+)
 
 if TYPE_CHECKING:
     import tensorrt as nv
 
-# `tensorrt.nptype` fails on TensorRT 8 with a newer numpy, so the names are compared.
-TRT_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8"}
 CLOSED = "the session is closed; make a new one"
-REBUILD = "delete the engine and run `make engine`"
 
-
-@dataclass(frozen=True)
-class Tensor:
-    """One input or output of an engine."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of a buffer for it."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-    def __str__(self) -> str:
-        """`(1, 3) float32`."""
-        return f"{self.shape} {self.dtype}"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,8 +65,13 @@ class TrtStepSession:
     """A `StepSession` on an NVIDIA GPU.
 
     The caller's frames go through a page-locked buffer to the GPU on a stream of the session's
-    own, and the logits come back the same way. The states never leave the GPU: each phase has two
-    sets of buffers that swap roles at every step. Nothing is allocated while stepping.
+    own, and the logits come back the same way; where GPU and CPU share their memory the engine
+    reads and writes those buffers itself. The states never leave the GPU: each phase has two sets
+    of buffers that swap roles at every step. Nothing is allocated while stepping.
+
+    With cuda-bindings a step's copies and kernels are recorded as a CUDA graph, one for each phase
+    and turn, and started by one call. Without it, or where the engine cannot be recorded, they are
+    queued one by one, and one log line says why.
 
     Args:
         bundle: The bundle that the plan was built from.
@@ -82,13 +79,14 @@ class TrtStepSession:
         graph_kind: Which of the bundle's step graphs.
         phases: Independent sets of states.
         trt: `tensorrt` or `tensorrt_rtx`; found by the plan's sidecar if None.
-        memory: Device memory; pycuda's if None. The session closes it.
+        memory: Device memory; pycuda's or cuda-bindings' if None. The session closes it.
+        cuda_graphs: Record steps where that is possible.
 
     Raises:
         ValueError: `phases` < 1.
         BundleError: The bundle has no such graph.
         EngineError: The plan is not this user's, changed, stale, or does not fit the bundle.
-        SessionError: pycuda or the GPU fails.
+        SessionError: Neither pycuda nor cuda-bindings is installed, or the GPU fails.
     """
 
     def __init__(
@@ -100,6 +98,7 @@ class TrtStepSession:
         phases: int = 1,
         trt: TensorRT | None = None,
         memory: DeviceMemory | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         if phases < 1:
             raise ValueError(f"phases must be >= 1, got {phases}")
@@ -112,8 +111,12 @@ class TrtStepSession:
         self._turns = [0] * phases
         self._hosts: dict[str, NDArray[Any]] = {}
         self._addresses: dict[str, int] = {}
+        self._graphs: dict[tuple[int, int], CudaGraph] = {}
+        self._why_queued = "" if cuda_graphs else "not asked for"
         try:
             self._open(bundle, plan_path, graph_kind, trt)
+            if cuda_graphs:
+                self._record_steps()
         except BaseException:
             self.close()
             raise
@@ -127,12 +130,13 @@ class TrtStepSession:
         check_origin(engine, bundle, graph_kind, trt)
         # the context first: TensorRT makes everything of its own in the current one
         if self._memory is None:
-            self._memory = PycudaMemory()
+            self._memory = open_memory()
         check_device(engine, self._memory.device)
         self._log = message_log(trt)
         self._log.take_errors()
         self._deserialise(trt, engine)
         check_tensors(self._tensors, bundle, states, plan_path)
+        self._is_mapped = self._memory.device.is_integrated
         self._description = (
             f"{library_version(trt)} on {self._memory.device.name}, {engine.key.precision}"
         )
@@ -152,25 +156,66 @@ class TrtStepSession:
     def _allocate(self, memory: DeviceMemory, states: tuple[StateSpec, ...]) -> None:
         for name in (FRAME_INPUT, RESET_INPUT, LOGITS_OUTPUT):
             tensor = self._tensors[name]
-            self._hosts[name] = memory.pinned(tensor.shape, tensor.dtype)
-            self._addresses[name] = memory.alloc(tensor.size_bytes)
-            self._bind(name, self._addresses[name])
+            if self._is_mapped:
+                self._hosts[name], address = memory.mapped(tensor.shape, tensor.dtype)
+            else:
+                self._hosts[name] = memory.pinned(tensor.shape, tensor.dtype)
+                address = memory.alloc(tensor.size_bytes)
+            self._addresses[name] = address
+            self._bind(name, address)
         for _ in self._turns:
-            buffers = [StateBuffers(spec, self._zeroed_pair(memory, spec)) for spec in states]
+            buffers = [StateBuffers(spec, self._pair(memory, spec)) for spec in states]
             self._states.append(buffers)
+        self._clear_states(memory)
+
+    def _pair(self, memory: DeviceMemory, spec: StateSpec) -> tuple[int, int]:
+        size_bytes = self._tensors[spec.name_in].size_bytes
+        return memory.alloc(size_bytes), memory.alloc(size_bytes)
+
+    def _clear_states(self, memory: DeviceMemory) -> None:
+        for buffers in self._states:
+            for state in buffers:
+                for address in state.addresses:
+                    memory.fill_zero(address, self._tensors[state.spec.name_in].size_bytes)
         memory.synchronize()
 
-    def _zeroed_pair(self, memory: DeviceMemory, spec: StateSpec) -> tuple[int, int]:
-        size_bytes = self._tensors[spec.name_in].size_bytes
-        pair = (memory.alloc(size_bytes), memory.alloc(size_bytes))
-        for address in pair:
-            memory.fill_zero(address, size_bytes)
-        return pair
+    def _record_steps(self) -> None:
+        """Make the CUDA graphs, or say why there are none."""
+        memory = self._usable_memory()
+        try:
+            cudart = Cudart()
+        except SessionError as err:
+            self._why_queued = str(err)
+            logger.info("steps are queued call by call, not as CUDA graphs: %s", err)
+            return
+        try:
+            for phase in range(self.num_phases):
+                for turn in range(2):
+                    self._graphs[phase, turn] = self._recorded(cudart, memory, phase, turn)
+        except SessionError as err:
+            self._destroy_graphs()
+            self._why_queued = str(err)
+            logger.warning("steps are queued call by call, not as CUDA graphs: %s", err)
+        else:
+            self._description += ", CUDA graphs"
+        self._clear_states(memory)
+
+    def _recorded(self, cudart: Cudart, memory: DeviceMemory, phase: int, turn: int) -> CudaGraph:
+        # the first run with new addresses may allocate, which no recording can
+        self._enqueue(memory, phase, turn)
+        memory.synchronize()
+        enqueue = partial(self._enqueue, memory, phase, turn)
+        return capture_graph(cudart, memory.stream_handle, enqueue)
 
     @property
     def description(self) -> str:
         """Engine, its version, device and precision, for people and logs."""
         return self._description
+
+    @property
+    def why_queued(self) -> str:
+        """Why steps are no CUDA graphs; empty where they are."""
+        return self._why_queued
 
     @property
     def num_streams(self) -> int:
@@ -182,13 +227,21 @@ class TrtStepSession:
         """Independent sets of states."""
         return len(self._turns)
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Advance one phase by one frame a stream.
 
         Args:
             phase: Whose states to use, 0 <= phase < num_phases.
             frames: One picture a stream, shape (N, H, W, 3), uint8, RGB.
             reset: 1 where a stream starts from the zero state, else 0; shape (N, 1), float32.
+            held: True where a stream has no frame: its states stay as they are, bit for bit, and
+                its logits mean nothing; shape (N,), bool. None holds no stream.
 
         Returns:
             Logits, shape (N, K), float32; the caller's own copy.
@@ -198,32 +251,71 @@ class TrtStepSession:
             SessionError: The engine failed, another thread's call, or the session is closed.
         """
         memory = self._usable_memory()
-        context = self._usable_context()
         if not 0 <= phase < self.num_phases:
             raise ValueError(f"phase must be in 0..{self.num_phases - 1}, got {phase}")
-        self._upload(memory, FRAME_INPUT, frames)
-        self._upload(memory, RESET_INPUT, reset)
-        self._bind_states(phase)
-        if not context.execute_async_v3(memory.stream_handle):
-            memory.synchronize()  # the uploads must not meet the next step's
-            raise SessionError(f"{_explained('the engine does not run', self._log)}; {REBUILD}")
-        logits = self._hosts[LOGITS_OUTPUT]
-        memory.to_host(logits, self._addresses[LOGITS_OUTPUT])
+        self._check(FRAME_INPUT, frames)
+        self._check(RESET_INPUT, reset)
+        runs = self._held_runs(held)
+        turn = self._turns[phase]
+        np.copyto(self._hosts[FRAME_INPUT], frames)
+        np.copyto(self._hosts[RESET_INPUT], reset)
+        try:
+            self._queue_step(memory, phase, turn)
+        except SessionError:
+            memory.synchronize()  # its uploads must not meet the next step's
+            raise
+        for first, count in runs:
+            self._hold(memory, phase, turn, first, count)
         memory.synchronize()
         self._turns[phase] ^= 1  # only now: a failed step leaves the states as they were
-        copy: Logits = logits.copy()
+        copy: Logits = self._hosts[LOGITS_OUTPUT].copy()
         return copy
 
-    def _upload(self, memory: DeviceMemory, name: str, values: NDArray[Any]) -> None:
+    def _check(self, name: str, values: NDArray[Any]) -> None:
         wanted = self._tensors[name]
         if values.shape != wanted.shape or values.dtype != wanted.dtype:
             raise ValueError(f"{name} must be {wanted}, got {values.shape} {values.dtype}")
-        host = self._hosts[name]
-        np.copyto(host, values)
-        memory.to_device(self._addresses[name], host)
 
-    def _bind_states(self, phase: int) -> None:
-        turn = self._turns[phase]
+    def _held_runs(self, held: Held | None) -> list[tuple[int, int]]:
+        """Held rows as (first row, how many): neighbours are copied at once."""
+        if held is None:
+            return []
+        wanted = Tensor((self.num_streams,), "bool")
+        if held.shape != wanted.shape or held.dtype != wanted.dtype:
+            raise ValueError(f"held must be {wanted}, got {held.shape} {held.dtype}")
+        edges = np.flatnonzero(np.diff(held, prepend=False, append=False))
+        return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]
+
+    def _queue_step(self, memory: DeviceMemory, phase: int, turn: int) -> None:
+        graph = self._graphs.get((phase, turn))
+        if graph is not None:
+            graph.launch()
+            return
+        try:
+            self._enqueue(memory, phase, turn)
+        except SessionError as err:
+            raise SessionError(f"{err}; {REBUILD}") from err
+
+    def _enqueue(self, memory: DeviceMemory, phase: int, turn: int) -> None:
+        """Queue a step's copies and kernels; everything of it has a fixed address."""
+        self._bind_states(phase, turn)
+        if not self._is_mapped:
+            for name in (FRAME_INPUT, RESET_INPUT):
+                memory.to_device(self._addresses[name], self._hosts[name])
+        if not self._usable_context().execute_async_v3(memory.stream_handle):
+            raise SessionError(_explained("the engine does not run", self._log))
+        if not self._is_mapped:
+            memory.to_host(self._hosts[LOGITS_OUTPUT], self._addresses[LOGITS_OUTPUT])
+
+    def _hold(self, memory: DeviceMemory, phase: int, turn: int, first: int, count: int) -> None:
+        """Queue the copies that give rows their old states; rows are the states' first axis."""
+        for state in self._states[phase]:
+            row_bytes = self._tensors[state.spec.name_in].size_bytes // self.num_streams
+            read, written = state.addresses[turn], state.addresses[turn ^ 1]
+            start = first * row_bytes
+            memory.on_device(written + start, read + start, count * row_bytes)
+
+    def _bind_states(self, phase: int, turn: int) -> None:
         for state in self._states[phase]:
             self._bind(state.spec.name_in, state.addresses[turn])
             self._bind(state.spec.name_out, state.addresses[turn ^ 1])
@@ -258,13 +350,21 @@ class TrtStepSession:
         """
         self._check_thread()
         memory, self._memory = self._memory, None
-        # TensorRT first, inside out, while its CUDA context is current; then our memory
-        self._context = None
-        self._engine = None
-        self._runtime = None
-        self._hosts.clear()
-        if memory is not None:
-            memory.close()
+        # graphs and TensorRT first, inside out, while the CUDA context is current; then our memory
+        try:
+            self._destroy_graphs()
+        finally:
+            self._context = None
+            self._engine = None
+            self._runtime = None
+            self._hosts.clear()
+            if memory is not None:
+                memory.close()
+
+    def _destroy_graphs(self) -> None:
+        while self._graphs:
+            _, graph = self._graphs.popitem()
+            graph.destroy()
 
     def __enter__(self) -> TrtStepSession:
         """Return the session itself."""
@@ -275,86 +375,12 @@ class TrtStepSession:
         self.close()
 
 
-def io_tensors(engine: nv.ICudaEngine) -> dict[str, Tensor]:
-    """Inputs and outputs of an engine by name."""
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    return {
-        name: Tensor(
-            _sizes(engine.get_tensor_shape(name)), _dtype_name(engine.get_tensor_dtype(name))
-        )
-        for name in names
-    }
-
-
-def check_tensors(
-    found: Mapping[str, Tensor], bundle: Bundle, states: tuple[StateSpec, ...], path: Path
-) -> None:
-    """Compare an engine's inputs and outputs with the bundle; N is the engine's own.
-
-    Raises:
-        EngineError: A name, shape or dtype differs.
-    """
-    num_streams = found[FRAME_INPUT].shape[0] if FRAME_INPUT in found else 1
-    rule = bundle.picture
-    wanted = {
-        FRAME_INPUT: Tensor((num_streams, rule.height_px, rule.width_px, 3), "uint8"),
-        RESET_INPUT: Tensor((num_streams, 1), "float32"),
-        LOGITS_OUTPUT: Tensor((num_streams, len(bundle.labels)), "float32"),
-    }
-    for spec in states:
-        tensor = Tensor((num_streams, *spec.shape[1:]), spec.dtype)
-        wanted |= {spec.name_in: tensor, spec.name_out: tensor}
-    problems = [
-        f"{name} is {found.get(name, 'missing')}, must be {wanted.get(name, 'absent')}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
-    if problems:
-        raise EngineError(f"{path} does not fit the bundle: {'; '.join(problems)}; {REBUILD}")
-
-
-def check_origin(engine: Engine, bundle: Bundle, graph_kind: GraphKind, trt: TensorRT) -> None:
-    """Compare a plan's sidecar with the bundle's graph and the library at hand.
-
-    Raises:
-        EngineError: It was built from another graph or by another library.
-    """
-    (precision,) = (name for name, kind in GRAPH_OF.items() if kind == graph_kind)
-    engine.require_fit(
-        replace(
-            engine.key,
-            precision=precision,
-            graph_sha256=bundle.sha256[bundle.graph(graph_kind).file],
-            library=library_version(trt),
-        )
-    )
-
-
-def check_device(engine: Engine, device: DeviceInfo) -> None:
-    """Compare a plan's sidecar with the GPU at hand.
-
-    Raises:
-        EngineError: It was built for another GPU.
-    """
-    gpu = ANY_GPU if engine.key.gpu == ANY_GPU else device.name
-    engine.require_fit(replace(engine.key, gpu=gpu, compute_capability=device.compute_capability))
-
-
 def _library_of(engine: Engine) -> TensorRT:
     name = engine.key.library.split()[0]
     trt = find_tensorrt((name,))
     if trt is None:
         raise EngineError(f"{engine.path} needs the Python module {name}: {why_no_tensorrt(name)}")
     return trt
-
-
-def _sizes(dims: nv.Dims) -> tuple[int, ...]:
-    return tuple(dims[axis] for axis in range(len(dims)))
-
-
-def _dtype_name(dtype: nv.DataType) -> str:
-    name = str(dtype.name)
-    return TRT_DTYPES.get(name, name)
 
 
 def _explained(what: str, log: MessageLog) -> str:

@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from runtime.nvidia import Severity
-from runtime.sessions.trt import TRT_DTYPES
+from runtime.sessions.engine_tensors import TRT_DTYPES
 from tests.nvidia_bindings import Api, Signature, api_of_module, api_of_wheel
 from tests.nvidia_uses import Use, Uses, uses_in
 

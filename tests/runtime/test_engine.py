@@ -34,7 +34,8 @@ from runtime.nvidia import find_tensorrt
 from runtime.nvidia_types import TensorRT
 from runtime.plan import BuildSettings
 from runtime.sessions.cuda_memory import DeviceInfo
-from runtime.sessions.trt import TrtStepSession, check_device
+from runtime.sessions.engine_tensors import check_device
+from runtime.sessions.trt import TrtStepSession
 from tests.fake_cuda import GPU, Machine
 from tests.fake_nvidia import fake_tensorrt, install
 from tests.full_disk import full_disk
