@@ -2,14 +2,17 @@
 
 Every line has `type`, `source`, `stream_time_s`, `monotonic_ns` and `utc`. Types:
 
-    start          a run begins: bundle, session, window_s, phases
+    start          a run begins: bundle, session, window_s, phases, streams that step together
     decision       one tick: label, index, prob, top, action (null for none of these), warming,
                    latency_ms, tick, phase
     action_start   an action was found: label, start_s, peak_prob so far, latency_s
     action         an action ended: label, start_s, end_s, peak_prob, decisions, latency_s
-    reset          states were set to zero: reason start, reconnect, time_went_back, gap or nan
+    reset          states were set to zero: reason start, reconnect, time_went_back, gap, nan or
+                   scene_cut
     reconnect      a lost source came back
     missed         ticks that no frame came for: count
+    slow_source    it gives fewer frames than the schedule takes, told once: fps, wanted_fps,
+                   missed_share of the ticks
     phase_dropped  frames or steps could not keep up: phases left
     source_lost    the source ended before it should: message
     failed         the engine or an output failed: message

@@ -1,0 +1,1 @@
+"""Frames around actions, kept so that a decision can be replayed and trained on."""
