@@ -1,31 +1,39 @@
-"""One run of the live command: bundle, source, session, outputs, and the last line."""
+"""One run of the live command: bundle, sources, session, outputs, and the last line."""
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from runtime.bundle import Bundle, load_bundle
 from runtime.errors import PolicyError, SessionError, SourceError, TdrlError
-from runtime.event_log import EventFile
+from runtime.event_log import EventFile, EventLog
 from runtime.interrupt import outlive_hangup, stop_on_signals
-from runtime.live import Stream
+from runtime.lane import Lane, StreamCounts
+from runtime.latency import LatencyStats
+from runtime.live import Streams, check_paces
 from runtime.outputs import Outputs
 from runtime.periodic import Periodic
 from runtime.policy import load_policy
+from runtime.recordings.recorder import AFTER_S, Recorder, RecordSpan, default_before_s
+from runtime.recordings.replay import refuse_copies, tell_replays
+from runtime.recordings.store import RecordingStore
+from runtime.scene_cut import SceneCuts
 from runtime.selftest import run_self_test
 from runtime.sessions.base import StepSession
 from runtime.sessions.choose import SessionChoice, choose_session, open_chosen
 from runtime.sources.capture import explain_unusable
-from runtime.sources.choose import open_source
-from runtime.sources.uri import parse_source
-from runtime.status_line import ServiceStatus, StatusLine
+from runtime.sources.open_all import open_sources
+from runtime.sources.several import SourceText, parse_sources
+from runtime.sources.uri import SourceUri
+from runtime.status_line import ServiceStatuses, StatusLines
 from runtime.watchdog import ServiceManager, Watchdog
 from runtime.web.address import WebAddress
+from runtime.web.board import Board
 from runtime.web.start import start_web
 from runtime.webhook import Webhook, WebhookUrl
 
@@ -40,9 +48,8 @@ logger = logging.getLogger(__name__)
 class StreamOptions:
     """What the user asked for; `runtime/stream.py --help` describes each field."""
 
-    source: str = field(repr=False)  # may hold a password
+    sources: tuple[SourceText, ...]
     bundle: Path
-    allow_pipeline: bool = True
     wait_for_source: bool = False
     software_decode: bool = False
     precision: str = "auto"
@@ -58,6 +65,11 @@ class StreamOptions:
     web: WebAddress | None = None
     web_token: str | None = field(default=None, repr=False)
     policy: Path | None = None
+    record: Path | None = None
+    record_max_mb: float = 2000.0
+    record_before_s: float | None = None
+    record_after_s: float = AFTER_S
+    scene_cuts: float | None = None
     realtime: bool = False
     max_seconds: float | None = None
     self_test: bool = True
@@ -67,27 +79,25 @@ class StreamOptions:
 
 
 def run_stream(options: StreamOptions) -> tuple[int, str]:
-    """Stream until the source ends or a signal comes.
+    """Stream until every source has ended or a signal comes.
 
     Args:
         options: What the user asked for.
 
     Returns:
-        The status and the last line. The status is 0 where the source ended or was stopped, and
-        128 plus the signal's number where a signal came before anything ran.
+        The status and the last lines. The status is 0 where the sources ended or were stopped,
+        and 128 plus the signal's number where a signal came before anything ran.
 
     Raises:
         BundleError: The bundle cannot be used; nothing was opened.
         PolicyError: The policy file cannot be used; nothing was opened.
-        SourceError: The source cannot be opened; nothing was written.
+        SourceError: A source cannot be opened; nothing was written.
         SessionError: The session cannot be made, or is wrong.
-        RunFailedError: It ran and ended badly; its files are complete.
+        RunFailedError: It ran and ended badly, for one source at least; its files are complete.
     """
     hook_url = None if options.webhook is None else WebhookUrl.parse(options.webhook)
     bundle = _prepared_bundle(options)
-    uri = parse_source(options.source, allow_pipeline=options.allow_pipeline)
-    if not (options.wait_for_source and uri.kind in MAY_COME):
-        explain_unusable(uri)
+    uris = _usable_sources(options)
     manager = ServiceManager.from_environment()
     with ExitStack() as opened:
         opened.enter_context(outlive_hangup())
@@ -96,43 +106,46 @@ def run_stream(options: StreamOptions) -> tuple[int, str]:
             web = opened.enter_context(start_web(options.web, options.web_token))
         session = opened.enter_context(_session(bundle, options))
         _check_watchdog(manager, bundle, session)
-        source = opened.enter_context(
-            open_source(
-                options.source,
-                realtime=options.realtime,
-                wait=options.wait_for_source,
-                software_decode=options.software_decode,
-                allow_pipeline=options.allow_pipeline,
-            )
+        sources = open_sources(
+            options.sources,
+            opened,
+            realtime=options.realtime,
+            wait=options.wait_for_source,
+            software_decode=options.software_decode,
         )
+        names = [uri.name for uri in uris]
         # a camera that is off at boot is no reason to fail: the first attempt is enough
-        manager.ready(f"started on {source.name}")
-        stream = Stream(bundle, source, session, max_seconds=options.max_seconds)
-        webhook = None if hook_url is None else opened.enter_context(Webhook(hook_url))
-        outputs = opened.enter_context(
-            Outputs(
-                bundle,
-                source.name,
-                fps=None if source.is_live else source.fps,
-                events=_event_file(options),
-                webhook=webhook,
-                board=None if web is None else web.board.add(bundle, stream),
-                video=options.output,
-                headless=options.headless,
-            )
+        manager.ready(f"started on {', '.join(names)}")
+        streams = Streams(
+            bundle,
+            sources,
+            session,
+            realtime=options.realtime,
+            max_seconds=options.max_seconds,
+            names=names,
         )
-        outputs.note("start", **_start_facts(bundle, session))
-        signals = opened.enter_context(stop_on_signals(stream.stop))
-        status = ServiceStatus(stream)
-        opened.enter_context(Watchdog(manager, lambda: stream.progress, status.text))
+        tell_replays(uris, bundle, session.num_phases)
+        if options.scene_cuts is not None:
+            for lane in streams.lanes:
+                lane.stepper.reset_on(SceneCuts(options.scene_cuts))
+        webhook = None if hook_url is None else opened.enter_context(Webhook(hook_url))
+        board = None if web is None else web.board
+        outputs = _open_outputs(streams, options, webhook, board, opened)
+        for each in outputs.values():
+            each.note("start", **_start_facts(bundle, session))
+        signals = opened.enter_context(stop_on_signals(streams.stop))
+        status = ServiceStatuses(streams.lanes)
+        opened.enter_context(Watchdog(manager, lambda: streams.progress, status.text))
         if options.stats_every_s > 0:
-            line = StatusLine(stream)
-            opened.enter_context(Periodic(options.stats_every_s, line.log, "status line"))
-        failure = _play(stream, outputs)
-        outputs.note("end", **asdict(stream.counts), **outputs.counts())
-    if failure is not None:
-        raise RunFailedError(str(failure), summary(stream)) from failure
-    return _status(stream, signals), summary(stream)
+            lines = StatusLines(streams.lanes)
+            opened.enter_context(Periodic(options.stats_every_s, lines.log, "status line"))
+        failures = _play(streams, outputs, webhook)
+        for lane, each in outputs.items():
+            each.note("end", **asdict(lane.counts), **each.counts())
+    if failures:
+        message = _failed(failures, len(streams.lanes))
+        raise RunFailedError(message, summary(streams.lanes)) from failures[0]
+    return _status(streams.lanes, signals), summary(streams.lanes)
 
 
 class RunFailedError(TdrlError):
@@ -143,18 +156,39 @@ class RunFailedError(TdrlError):
         self.last_line = last_line
 
 
-def summary(stream: Stream) -> str:
-    """The last line: counts and latency.
+def summary(lanes: Sequence[Lane]) -> str:
+    """The last lines: counts and latency, of each of several streams and then of all.
 
     Returns:
-        One line for people.
+        Lines for people.
     """
-    counts = stream.counts
+    each = [f"{lane.name}: {_summary(lane.counts, lane.latency)}" for lane in lanes]
+    counts = StreamCounts(
+        *(sum(getattr(lane.counts, one.name) for lane in lanes) for one in fields(StreamCounts))
+    )
+    total = _summary(counts, LatencyStats.of_all(lane.latency for lane in lanes))
+    return total if len(lanes) == 1 else "\n".join([*each, total])
+
+
+def _summary(counts: StreamCounts, latency: LatencyStats) -> str:
     return (
         f"frames captured {counts.captured}, used {counts.used}, dropped {counts.dropped}; "
         f"steps {counts.used}, missed ticks {counts.missed}, reconnects {counts.reconnects}; "
-        f"{stream.latency.summary()}"
+        f"{latency.summary()}"
     )
+
+
+def _usable_sources(options: StreamOptions) -> list[SourceUri]:
+    """The sources, as far as can be told before one is opened."""
+    uris = parse_sources(options.sources)
+    paces = [(uri.name, uri.kind != "file") for uri in uris]
+    check_paces(paces, realtime=options.realtime)
+    if options.record is not None:
+        refuse_copies(uris)
+    for uri in uris:
+        if not (options.wait_for_source and uri.kind in MAY_COME):
+            explain_unusable(uri)
+    return uris
 
 
 def _prepared_bundle(options: StreamOptions) -> Bundle:
@@ -190,11 +224,72 @@ def _with_window(bundle: Bundle, window_s: float) -> Bundle:
     )
 
 
-def _event_file(options: StreamOptions) -> EventFile | None:
-    if options.events is None:
-        return None
+def _open_outputs(
+    streams: Streams,
+    options: StreamOptions,
+    webhook: Webhook | None,
+    board: Board | None,
+    opened: ExitStack,
+) -> dict[Lane, Outputs]:
+    """What each stream is shown and written to; the event file, which all share, comes last."""
+    outputs: dict[Lane, Outputs] = {}
+    for number, lane in enumerate(streams.lanes, 1):
+        outputs[lane] = opened.enter_context(
+            Outputs(
+                lane.bundle,
+                lane.name,
+                fps=None if lane.source.is_live else lane.source.fps,
+                webhook=webhook,
+                board=None if board is None else board.add(lane.bundle, lane),
+                video=_video_of(options.output, number, len(streams.lanes)),
+                headless=options.headless,
+            )
+        )
+    if options.events is not None:
+        log = opened.enter_context(EventLog(_event_file(options.events, options)))
+        for each in outputs.values():
+            each.log_to(log)
+    if options.record is not None:
+        _record(outputs, options.record, options, opened)
+    if len(outputs) > 1:
+        for lane, each in outputs.items():
+            each.prefix = f"{lane.name}: "
+    return outputs
+
+
+def _record(
+    outputs: Mapping[Lane, Outputs], folder: Path, options: StreamOptions, opened: ExitStack
+) -> None:
+    """Keep frames around the actions of every stream, in one folder."""
+    max_bytes = round(options.record_max_mb * BYTES_PER_MB)
+    store = opened.enter_context(RecordingStore(folder, max_bytes=max_bytes))
+    is_paced = options.realtime or any(lane.source.is_live for lane in outputs)
+    for lane, each in outputs.items():
+        before_s = options.record_before_s
+        if before_s is None:
+            before_s = default_before_s(lane.bundle.sampling)
+        recorder = Recorder(
+            store,
+            lane.bundle,
+            RecordSpan(before_s, options.record_after_s),
+            source=lane.name,
+            is_live=lane.source.is_live,
+            waits=not is_paced,
+            phases=lane.stepper.phases,
+        )
+        each.record_to(opened.enter_context(recorder))
+
+
+def _video_of(path: Path | None, number: int, count: int) -> Path | None:
+    """Where a stream's video goes: `out.mp4`, of several streams `out-1.mp4` and so on."""
+    if path is None or count == 1:
+        return path
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _event_file(path: Path, options: StreamOptions) -> EventFile:
     max_bytes = round(options.events_max_mb * BYTES_PER_MB)
-    return EventFile(options.events, max_bytes=max_bytes, keep=options.events_keep)
+    return EventFile(path, max_bytes=max_bytes, keep=options.events_keep)
 
 
 def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
@@ -215,7 +310,12 @@ def _session(bundle: Bundle, options: StreamOptions) -> StepSession:
 
 def _proven(bundle: Bundle, choice: SessionChoice, options: StreamOptions) -> StepSession:
     session = open_chosen(
-        bundle, choice, options.phases, threads=options.threads, engine_dir=options.engine_dir
+        bundle,
+        choice,
+        options.phases,
+        num_streams=len(options.sources),
+        threads=options.threads,
+        engine_dir=options.engine_dir,
     )
     if options.self_test:
         try:
@@ -246,36 +346,68 @@ def _start_facts(bundle: Bundle, session: StepSession) -> dict[str, object]:
         "num_segments": bundle.sampling.num_segments,
         "consensus_len": bundle.sampling.consensus_len,
         "phases": session.num_phases,
+        "streams": session.num_streams,
         "temperature": bundle.operating.temperature,
         "policy": bundle.operating.policy.to_json(),
     }
 
 
-def _play(stream: Stream, outputs: Outputs) -> TdrlError | OSError | None:
-    """Show every moment; gives a failure instead of raising it, so that the files are finished.
+def _play(
+    streams: Streams, outputs: Mapping[Lane, Outputs], webhook: Webhook | None
+) -> list[TdrlError | OSError]:
+    """Show every moment; gives failures instead of raising them, so that the files are finished.
 
-    Where the end fails too, the first failure is given, and both are in the events.
+    Where an end fails too, the first failure comes first, and all are in the events.
     """
     failures: list[TdrlError | OSError] = []
-    try:
-        for moment in stream.moments():
-            if not outputs.show(moment):
-                stream.stop()
-    except (TdrlError, OSError) as err:
-        failures.append(err)
-    finally:
+    unfinished = dict(outputs)
+
+    def finish(lane: Lane, failure: TdrlError | OSError | None) -> None:
+        output = unfinished.pop(lane)
+        found = [] if failure is None else [failure]
         try:
-            outputs.finish()
+            output.finish()
         except (TdrlError, OSError) as err:
-            failures.append(err)
-    for failure in failures:
-        kind = "source_lost" if isinstance(failure, SourceError) else "failed"
-        outputs.note(kind, message=str(failure))
-    return failures[0] if failures else None
+            found.append(err)
+        for each in found:
+            kind = "source_lost" if isinstance(each, SourceError) else "failed"
+            output.note(kind, message=str(each))
+        failures.extend(each for each in found if each not in failures)
+
+    reason: TdrlError | OSError | None = None
+    try:
+        for lane, moment in streams.moments():
+            if moment is None:
+                finish(lane, lane.failure)
+                _tell_end(lane, 0 if streams.is_stopping else len(unfinished))
+            elif not outputs[lane].show(moment):
+                streams.stop()
+    except (TdrlError, OSError) as err:
+        reason = err
+    finally:
+        for lane in list(unfinished):
+            finish(lane, reason)
+        if webhook is not None:
+            webhook.close()
+    return failures
 
 
-def _status(stream: Stream, signals: Sequence[int]) -> int:
-    """A stream that ran and was stopped has done its work."""
-    if signals and stream.counts.used == 0:
+def _tell_end(lane: Lane, left: int) -> None:
+    """Say that a stream has ended while others go on."""
+    if left and lane.failure is not None:
+        logger.error("%s; %d stream(s) go on", lane.failure, left)
+    elif left and not lane.source.is_live:
+        logger.info("%s ended; %d stream(s) go on", lane.name, left)
+
+
+def _failed(failures: Sequence[TdrlError | OSError], streams: int) -> str:
+    """The one line of a run that failed."""
+    others = "" if len(failures) == 1 else f"; {len(failures)} failures in all, see above"
+    return f"{failures[0]}{others if streams > 1 else ''}"
+
+
+def _status(lanes: Sequence[Lane], signals: Sequence[int]) -> int:
+    """Streams that ran and were stopped have done their work."""
+    if signals and all(lane.counts.used == 0 for lane in lanes):
         return SIGNALLED + signal.Signals(signals[0]).value
     return 0

@@ -13,6 +13,7 @@ report.html        the same as a page
 from __future__ import annotations
 
 import json
+import reprlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,13 @@ FRAME_INPUT = "frame"
 RESET_INPUT = "reset"
 LOGITS_OUTPUT = "logits"
 CLIP_INPUT = "clip"
+_JSON_NAMES = {list: "a list", dict: "an object"}
+_FIELD_TYPES = {
+    "labels": list,
+    **dict.fromkeys(
+        ("picture", "sampling", "graphs", "model", "accuracy", "versions", "sha256"), dict
+    ),
+}
 
 GraphKind: TypeAlias = Literal["step", "step_fp16", "step_int8", "clip"]
 StateDtype: TypeAlias = Literal["float32", "int8"]
@@ -195,7 +203,7 @@ def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     data = _read_manifest(folder)
     try:
         bundle = _parse_manifest(folder, data)
-    except (KeyError, TypeError, ValueError) as err:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as err:
         what = f"has no field {err}" if isinstance(err, KeyError) else f"is wrong: {err}"
         raise BundleError(f"{folder / MANIFEST} {what}; export the bundle again") from err
     _check_names(bundle)
@@ -262,7 +270,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise BundleError(f"{path} cannot be read ({err}); export the bundle again") from err
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
@@ -274,6 +282,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _parse_manifest(folder: Path, data: dict[str, Any]) -> Bundle:
+    for name, kind in _FIELD_TYPES.items():
+        if not isinstance(data[name], kind):
+            raise TypeError(f"{name} must be {_JSON_NAMES[kind]}, got {reprlib.repr(data[name])}")
     labels = tuple(str(label) for label in data["labels"])
     sampling = SamplingContract.from_json(data["sampling"])
     operating = OperatingPoint.from_json(data.get("operating_point"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -35,6 +36,14 @@ class LatencyStats:
         """Add one duration in milliseconds; what lies off the scale counts at its end."""
         clipped_ms = min(max(latency_ms, LOWEST_MS), HIGHEST_MS)
         self._counts[round(math.log(clipped_ms / LOWEST_MS, BUCKET_RATIO))] += 1
+
+    @classmethod
+    def of_all(cls, parts: Iterable[LatencyStats]) -> LatencyStats:
+        """What was added to any of them so far."""
+        total = cls()
+        for part in parts:
+            total._counts = total._counts + part._counts
+        return total
 
     def copy(self) -> LatencyStats:
         """What was added so far; later additions do not change it."""

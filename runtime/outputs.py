@@ -11,10 +11,11 @@ from typing import Any
 from runtime.actions import Action, ActionTracker
 from runtime.bundle import Bundle
 from runtime.decision import Decision, utc_now
-from runtime.event_log import EventFile, EventLog
+from runtime.event_log import EventLog
 from runtime.events import Event, decision_to_json
 from runtime.overlay import annotate
 from runtime.policy import Rules
+from runtime.recordings.recorder import Recorder
 from runtime.sources.frame import Frame
 from runtime.stepper import Moment
 from runtime.timeline import Timeline
@@ -35,11 +36,13 @@ class Outputs:
         bundle: Labels and picture rule.
         source: Name of the source, without credentials.
         fps: Frames a second of the video; the writer's default where it is None.
-        events: JSON-lines file, appended to; None for none.
         board: What a page shows of this stream; None without a page.
-        webhook: Takes action events too; the caller opens it, `finish` closes it.
+        webhook: Takes action events too; the caller opens and closes it.
         video: Annotated video; None for none.
         headless: No window.
+
+    Attributes:
+        prefix: Begins each line for people: which of several streams it is about.
 
     Raises:
         OutputError: No display.
@@ -53,12 +56,12 @@ class Outputs:
         source: str,
         *,
         fps: float | None = None,
-        events: EventFile | None = None,
         webhook: Webhook | None = None,
         board: StreamBoard | None = None,
         video: Path | None = None,
         headless: bool = True,
     ) -> None:
+        self.prefix = ""
         self._bundle = bundle
         self._source = source
         self._actions = ActionTracker(Rules.of(bundle.operating.policy, bundle.labels))
@@ -72,8 +75,17 @@ class Outputs:
             self._video = (
                 None if video is None else opened.enter_context(VideoWriter(video, fps=fps))
             )
-            self._log = None if events is None else opened.enter_context(EventLog(events))
             self._opened = opened.pop_all()
+        self._log: EventLog | None = None
+        self._recorder: Recorder | None = None
+
+    def record_to(self, recorder: Recorder) -> None:
+        """Keep frames around actions from now on; the caller opens it, `finish` closes it."""
+        self._recorder = recorder
+
+    def log_to(self, log: EventLog) -> None:
+        """Write events there from now on, beside other streams; the caller opens and closes it."""
+        self._log = log
 
     def show(self, moment: Moment) -> bool:
         """Pass a moment on.
@@ -91,6 +103,8 @@ class Outputs:
             self._note(event)
         if moment.decision is not None:
             self._decide(moment.decision)
+        if self._recorder is not None:  # after the actions that this moment ended or started
+            self._recorder.see(moment)
         return self._draw(moment.frame)
 
     def note(self, kind: str, **details: Any) -> None:
@@ -98,15 +112,15 @@ class Outputs:
         self._write_event(kind, None, details)
 
     def finish(self) -> None:
-        """Write the action that is still going on, send the webhook's rest, complete the video.
+        """Write the action that is still going on, and complete the video.
 
         Raises:
             OutputError: The video encoder failed.
             OSError: The video's disk is full or gone.
         """
         self._end_actions()
-        if self._webhook is not None:
-            self._webhook.close()
+        if self._recorder is not None:
+            self._recorder.close()
         if self._video is not None:
             self._video.close()
 
@@ -118,6 +132,8 @@ class Outputs:
         if self._webhook is not None:
             counts = self._webhook.counts
             found["webhook_sent"], found["webhook_dropped"] = counts.sent, counts.dropped
+        if self._recorder is not None:
+            found |= self._recorder.counts()
         return found
 
     def close(self) -> None:
@@ -133,7 +149,7 @@ class Outputs:
     def _note(self, event: Event) -> None:
         if event.kind == "reset":
             self._end_actions()
-            logger.info("states start from zero: %s", event.details["reason"])
+            logger.info("%sstates start from zero: %s", self.prefix, event.details["reason"])
         record = event.to_json()
         if self._log is not None:
             self._log.write(record)
@@ -157,12 +173,18 @@ class Outputs:
         record = self._write_event(kind, action.reported_s, action.to_json())
         if self._webhook is not None:
             self._webhook.send(record)
+        if self._recorder is not None:
+            self._recorder.report(action)
         if action.end_s is None:
             logger.info(
-                "%8.2f s  %s  %.0f %%", action.start_s, action.label, 100 * action.peak_prob
+                "%s%8.2f s  %s  %.0f %%",
+                self.prefix,
+                action.start_s,
+                action.label,
+                100 * action.peak_prob,
             )
         else:
-            logger.debug("%8.2f s  %s ended", action.end_s, action.label)
+            logger.debug("%s%8.2f s  %s ended", self.prefix, action.end_s, action.label)
 
     def _write_event(
         self, kind: str, stream_time_s: float | None, details: dict[str, Any]

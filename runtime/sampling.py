@@ -15,6 +15,9 @@ import numpy as np
 
 WINDOW_GRID_S = 0.25
 DECISIONS_PER_SECOND = 4.0
+MOST_SEGMENTS = 4096
+LONGEST_WINDOW_S = 86400.0
+SHORTEST_SPACING_S = 0.001  # no camera is faster
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,19 @@ class SamplingContract:
     clip_lengths: ClipLengths | None = None
 
     def __post_init__(self) -> None:
-        if self.num_segments < 1:
-            raise ValueError(f"num_segments must be >= 1, got {self.num_segments}")
-        if not (math.isfinite(self.window_s) and self.window_s > 0):
-            raise ValueError(f"window_s must be > 0, got {self.window_s}; retrain or set --window")
-        if self.consensus_len < 1:
-            raise ValueError(f"consensus_len must be >= 1, got {self.consensus_len}")
+        for name in ("num_segments", "consensus_len"):
+            if not 1 <= getattr(self, name) <= MOST_SEGMENTS:
+                raise ValueError(f"{name} must be in 1..{MOST_SEGMENTS}, got {getattr(self, name)}")
+        if not 0 < self.window_s <= LONGEST_WINDOW_S:
+            raise ValueError(
+                f"window_s must be > 0 and <= {LONGEST_WINDOW_S:g}, got {self.window_s}; "
+                "retrain or set --window"
+            )
+        if self.spacing_s < SHORTEST_SPACING_S:
+            raise ValueError(
+                f"window_s must be >= {SHORTEST_SPACING_S * self.num_segments:g} for "
+                f"{self.num_segments} segments, got {self.window_s}; retrain or set --window"
+            )
 
     @property
     def spacing_s(self) -> float:

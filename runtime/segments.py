@@ -29,7 +29,7 @@ class Tick:
 
     Attributes:
         index: k, from 0 at the schedule's start.
-        phase: k mod phases.
+        phase: k mod phases, from the schedule's first phase on.
         time_s: Stream time of the tick; its frame comes at or after it.
         missed: Ticks right before this one that no frame came for.
         is_first: The phase's first tick since the schedule started.
@@ -72,14 +72,55 @@ class SegmentSchedule:
         self.interval_s = self.spacing_s / phases
         self.missed = 0
         self._start_s: float | None = None
+        self._first_phase = 0
         self._next = 0
         self._last: dict[int, int] = {}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is known when tick 0 is."""
+        return self._start_s is not None
+
+    @property
+    def next_tick(self) -> tuple[float, int] | None:
+        """Stream time and phase of the next tick; None before the schedule began."""
+        if self._start_s is None:
+            return None
+        return self._start_s + self._next * self.interval_s, self._phase_of(self._next)
 
     def restart(self) -> None:
         """Forget the past: the next frame is at tick 0. The count of missed ticks goes on."""
         self._start_s = None
+        self._first_phase = 0
         self._next = 0
         self._last = {}
+
+    def begin(self, start_s: float, first_phase: int) -> None:
+        """Put tick 0 at a time of its own, instead of at the next frame.
+
+        Args:
+            start_s: Stream time of tick 0; frames before it are not used.
+            first_phase: The phase of tick 0.
+
+        Raises:
+            ValueError: No such phase, or it has begun already: restart first.
+        """
+        if not 0 <= first_phase < self.phases:
+            raise ValueError(f"first_phase must be 0 ... {self.phases - 1}, got {first_phase}")
+        if self.has_begun:
+            raise ValueError("this schedule has begun; restart it first")
+        self._start_s = start_s
+        self._first_phase = first_phase
+
+    def slip(self, later_s: float) -> None:
+        """Move every tick to come by that many seconds; nothing is reset, none comes twice.
+
+        Raises:
+            ValueError: It has not begun.
+        """
+        if self._start_s is None:
+            raise ValueError("this schedule has not begun; there is nothing to move")
+        self._start_s += later_s
 
     def offer(self, time_s: float) -> Tick | None:
         """Offer a frame.
@@ -105,8 +146,11 @@ class SegmentSchedule:
         self._next = index + 1
         return self._tick(index, missed, self._start_s)
 
+    def _phase_of(self, index: int) -> int:
+        return (index + self._first_phase) % self.phases
+
     def _tick(self, index: int, missed: int, start_s: float) -> Tick:
-        phase = index % self.phases
+        phase = self._phase_of(index)
         last = self._last.get(phase)
         self._last[phase] = index
         return Tick(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime.device_facts import Facts, device_state, power_mode
-from runtime.live import Stream, StreamCounts
+from runtime.lane import Lane, StreamCounts
 
 CLOCKS = (("GPU", "gpu"), ("CPU", "cpu"))
 
@@ -26,7 +26,7 @@ class StatusLine:
         state: Gives the machine's clocks, temperatures and power; it may take its time.
     """
 
-    def __init__(self, stream: Stream, state: Callable[[], Facts] | None = None) -> None:
+    def __init__(self, stream: Lane, state: Callable[[], Facts] | None = None) -> None:
         self._stream = stream
         self._state = state or machine_state
         self._since_s = time.monotonic()
@@ -50,6 +50,32 @@ class StatusLine:
         self._since_s, self._counts, self._latency = now_s, counts, latency
         machine = machine_text(self._state())
         return "; ".join([*parts, machine] if machine else parts)
+
+
+class StatusLines:
+    """The same for several streams: a line for each, by name, and one for the machine.
+
+    Args:
+        streams: The streams, one or more; one alone has a single line.
+        state: As in `StatusLine`.
+    """
+
+    def __init__(self, streams: Sequence[Lane], state: Callable[[], Facts] | None = None) -> None:
+        self._state = state or machine_state
+        self._is_alone = len(streams) == 1
+        self._lines = {
+            stream.name: StatusLine(stream, self._state if self._is_alone else dict)
+            for stream in streams
+        }
+
+    def log(self) -> None:
+        """Log the lines."""
+        for name, line in self._lines.items():
+            text = line.text()
+            logger.info("%s", text if self._is_alone else f"{name}: {text}")
+        machine = "" if self._is_alone else machine_text(self._state())
+        if machine:
+            logger.info("%s", machine)
 
 
 def machine_state(root: Path = Path("/")) -> Facts:
@@ -97,7 +123,7 @@ class ServiceStatus:
         stream: The stream.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Lane) -> None:
         self._stream = stream
         self._since_s = time.monotonic()
         self._captured = stream.counts.captured
@@ -114,10 +140,25 @@ class ServiceStatus:
             last = "none of the actions"
         elif decision is not None:
             last = f"{decision.action} {100 * decision.prob:.0f} %"
-        name = self._stream.source.name
+        name = self._stream.name
         if frames == 0:
             return f"no frame from {name} for {elapsed_s:.0f} s; {last}"
         return f"{frames / max(elapsed_s, 1e-9):.1f} fps from {name}; {last}"
+
+
+class ServiceStatuses:
+    """The same for several streams, one after the other. For one thread.
+
+    Args:
+        streams: The streams, one or more.
+    """
+
+    def __init__(self, streams: Sequence[Lane]) -> None:
+        self._each = [ServiceStatus(stream) for stream in streams]
+
+    def text(self) -> str:
+        """As `ServiceStatus.text`."""
+        return " | ".join(each.text() for each in self._each)
 
 
 def _rates(before: StreamCounts, now: StreamCounts, elapsed_s: float) -> str:

@@ -1,4 +1,8 @@
-"""One stream's recognition: a frame in, and out what came of it. No source, no threads."""
+"""One stream's recognition: which frames step, and what their logits mean. No engine, no threads.
+
+frame ─▶ offer ─▶ Moment                        the frame's turn has not come
+               ─▶ Due ─▶ engine ─▶ finish ─▶ Moment
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,12 @@ import numpy as np
 from runtime.bundle import Bundle
 from runtime.decision import Decision, consensus, softmax, utc_now
 from runtime.events import Event
+from runtime.group_clock import StreamClock
 from runtime.policy import Rules
-from runtime.preprocess import fit_picture
+from runtime.preprocess import Picture, fit_picture
+from runtime.scene_cut import SceneCuts
 from runtime.segments import LONGEST_GAP, LogitsRings, SegmentSchedule, Tick
-from runtime.sessions.base import Logits, StepSession
+from runtime.sessions.base import Logits
 from runtime.sources.frame import Frame
 
 # With more than this share of a window's ticks missed, a phase less serves better.
@@ -33,151 +39,256 @@ class Moment:
         frame: The frame.
         decision: The decision that it triggered; None where it was not used.
         events: What else happened, in order; resets come before the decision they shaped.
+        tick: The tick that it served; None where it was not used.
     """
 
     frame: Frame
     decision: Decision | None
     events: tuple[Event, ...]
+    tick: Tick | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Due:
+    """A step that a frame asks for; `Stepper.finish` takes its logits.
+
+    Attributes:
+        frame: The frame.
+        picture: What the model sees of it, shape (H, W, 3), uint8, RGB.
+        tick: Which tick it serves; its phase is the one to step.
+        starts: Whether the phase's state has to be zero.
+        overload: Ticks missed right before it because this process took no frame in time; the
+            tick's other ones were missed because the source gave none.
+    """
+
+    frame: Frame
+    picture: Picture
+    tick: Tick
+    starts: bool
+    overload: int
 
 
 class Stepper:
-    """Steps a session by the schedule and turns logits into decisions.
+    """Follows one stream's schedule and turns logits into decisions.
 
     Args:
         bundle: Labels, picture rule and sampling contract.
-        session: A session with one stream; its phases are the schedule's.
+        phases: Interleaved phases, >= 1.
         source: Name of the source, for decisions and events.
+        clock: Keeps its ticks with those of other streams; None for a stream alone.
 
     Attributes:
         steps: Steps taken so far.
         missed: Ticks so far that no frame came for.
-
-    Raises:
-        ValueError: The session has more than one stream.
+        phases: Interleaved phases now.
     """
 
-    def __init__(self, bundle: Bundle, session: StepSession, source: str) -> None:
-        if session.num_streams != 1:
-            raise ValueError(f"a Stream needs a session with 1 stream, got {session.num_streams}")
+    def __init__(
+        self, bundle: Bundle, phases: int, source: str, clock: StreamClock | None = None
+    ) -> None:
         self.steps = 0
         self._bundle = bundle
         self._rules = Rules.of(bundle.operating.policy, bundle.labels)
-        self._session = session
         self._source = source
+        self._clock = clock
+        self._cuts: SceneCuts | None = None
         self._missed_before = 0
-        self._connection: int | None = None
-        self._last_time_s = -math.inf
-        self._use_phases(session.num_phases)
+        self._last: Frame | None = None
+        self._is_slow_known = self._was_slow = False
+        self._is_open = False
+        self._drop_to: int | None = None
+        self._events: list[Event] = []
+        self._window_ticks = self._window_missed = self._window_frames = 0
+        self._window_from_s: float | None = None
+        self._use_phases(phases)
 
     @property
     def missed(self) -> int:
         """Ticks so far that no frame came for."""
         return self._missed_before + self._schedule.missed
 
-    def take(self, frame: Frame) -> Moment:
+    @property
+    def phases(self) -> int:
+        """Interleaved phases now: fewer than at the start where they could not be kept up."""
+        return self._schedule.phases
+
+    @property
+    def next_tick(self) -> tuple[float, int] | None:
+        """Stream time and phase of the next tick; None before the first frame."""
+        return self._schedule.next_tick
+
+    def reset_on(self, cuts: SceneCuts) -> None:
+        """Start from zero at scene cuts too."""
+        self._cuts = cuts
+
+    def offer(self, frame: Frame) -> Moment | Due:
         """Take the stream's next frame.
 
         Args:
-            frame: The frame.
+            frame: The frame. One that gave a Due has to be finished before the next.
 
-        Raises:
-            SessionError: The engine failed.
+        Returns:
+            What came of it, or the step that has to be taken for it.
         """
-        self._events: list[Event] = []
-        self._frame = frame
-        self._follow_timeline()
+        last, self._last = self._last, frame
+        self._follow_timeline(last, frame)
+        self._window_frames += 1
+        if self._clock is not None:
+            self._clock.see(frame)
         tick = self._schedule.offer(frame.stream_time_s)
-        decision = None if tick is None else self._serve(tick)
-        return Moment(frame, decision, tuple(self._events))
+        if tick is None:
+            return Moment(frame, None, self._take_events())
+        if self._clock is not None:
+            self._schedule.slip(self._clock.slip_s(tick, self.phases))
+        # between two frames of which none was dropped there was none to take
+        is_overload = last is None or frame.index > last.index + 1
+        return self._due(frame, tick, overload=tick.missed if is_overload else 0)
 
-    def _follow_timeline(self) -> None:
-        """Start anew where stream times do."""
-        reason = None
-        if self._connection is None:
-            reason = "start"
-        elif self._frame.connection != self._connection:
-            reason = "reconnect"
-            self._report("reconnect")
-        elif self._last_time_s - self._frame.stream_time_s > LONGEST_GAP * self._schedule.spacing_s:
-            reason = "time_went_back"
-        self._connection = self._frame.connection
-        self._last_time_s = self._frame.stream_time_s
-        if reason is not None:
-            self._restart()
-            self._report("reset", reason=reason)
+    def finish(self, due: Due, logits: Logits) -> Moment:
+        """Say what came of a step.
 
-    def _serve(self, tick: Tick) -> Decision | None:
-        if tick.missed:
-            self._report("missed", count=tick.missed)
-        if tick.is_gap:
-            self._report("reset", reason="gap", phase=tick.phase)
-        starts = tick.is_first or tick.is_gap or tick.phase in self._spoilt
-        logits = self._step(tick.phase, starts=starts)
+        Args:
+            due: What `offer` asked for last.
+            logits: This stream's, shape (K,), float32.
+        """
+        self.steps += 1
+        self._is_open = False
         decision = None
         if np.isfinite(logits).all():
-            self._rings.add(tick, logits)
-            decision = self._decide(tick)
+            self._rings.add(due.tick, logits)
+            decision = self._decide(due)
         else:
-            self._spoilt.add(tick.phase)
-            self._rings.clear(tick.phase)
-            self._report("reset", reason="nan", phase=tick.phase)
-        self._watch_load(tick)
-        return decision
+            self._spoilt.add(due.tick.phase)
+            self._rings.clear(due.tick.phase)
+            self._report(due.frame, "reset", reason="nan", phase=due.tick.phase)
+        self._watch_source(due)
+        if self._drop_to is not None:
+            self._drop_phases(due.frame, self._drop_to)
+        return Moment(due.frame, decision, self._take_events(), due.tick)
 
-    def _step(self, phase: int, *, starts: bool) -> Logits:
+    def drop_phases(self, phases: int) -> None:
+        """Go on with so many phases, from a new start, as soon as no step is on its way.
+
+        The event comes with the next moment.
+
+        Raises:
+            ValueError: Not fewer than now, or none.
+        """
+        if not 1 <= phases < self.phases:
+            raise ValueError(f"phases must be 1 ... {self.phases - 1}, got {phases}")
+        if self._is_open or self._last is None:
+            self._drop_to = phases
+        else:
+            self._drop_phases(self._last, phases)
+
+    def _follow_timeline(self, last: Frame | None, frame: Frame) -> None:
+        """Start anew where stream times do."""
+        reason = self._new_timeline(last, frame)
+        if self._cuts is not None:
+            if reason is not None:
+                self._cuts.restart()
+            if self._cuts.see(frame.image_rgb):
+                reason = "scene_cut"
+        if reason is not None:
+            self._restart()
+            self._report(frame, "reset", reason=reason)
+        if self._clock is not None and not self._schedule.has_begun:
+            beginning = self._clock.begin(frame, self.phases)
+            self._schedule.begin(beginning.start_s, beginning.first_phase)
+
+    def _new_timeline(self, last: Frame | None, frame: Frame) -> str | None:
+        """Why a frame's time goes on from no other's; None where it does."""
+        if last is None:
+            return "start"
+        if frame.connection != last.connection:
+            self._report(frame, "reconnect")
+            return "reconnect"
+        went_back_s = last.stream_time_s - frame.stream_time_s
+        return "time_went_back" if went_back_s > LONGEST_GAP * self._schedule.spacing_s else None
+
+    def _due(self, frame: Frame, tick: Tick, *, overload: int) -> Due:
+        if tick.missed:
+            self._report(frame, "missed", count=tick.missed)
+        if tick.is_gap:
+            self._report(frame, "reset", reason="gap", phase=tick.phase)
+        self._is_open = True
+        starts = tick.is_first or tick.is_gap or tick.phase in self._spoilt
         if starts:
-            self._spoilt.discard(phase)
-            self._rings.clear(phase)
-        picture = fit_picture(self._frame.image_rgb, self._bundle.picture)
-        reset = np.full((1, 1), starts, np.float32)
-        self.steps += 1
-        return np.asarray(self._session.step(phase, picture[np.newaxis], reset)[0], np.float32)
+            self._spoilt.discard(tick.phase)
+            self._rings.clear(tick.phase)
+        picture = fit_picture(frame.image_rgb, self._bundle.picture)
+        return Due(frame, picture, tick, starts, overload)
 
-    def _decide(self, tick: Tick) -> Decision:
-        logits = consensus(self._rings.windows(tick.index))
+    def _decide(self, due: Due) -> Decision:
+        logits = consensus(self._rings.windows(due.tick.index))
         probs = softmax(logits, self._bundle.operating.temperature)
         index = int(probs.argmax())
         now_ns = time.monotonic_ns()
         return Decision(
             source=self._source,
-            tick=tick.index,
-            phase=tick.phase,
+            tick=due.tick.index,
+            phase=due.tick.phase,
             label=self._bundle.labels[index],
             index=index,
             action=None if self._rings.warming else self._rules.action(probs),
             prob=float(probs[index]),
             probs=probs,
             warming=self._rings.warming,
-            stream_time_s=self._frame.stream_time_s,
+            stream_time_s=due.frame.stream_time_s,
             monotonic_ns=now_ns,
             utc=utc_now(),
-            latency_ms=(now_ns - self._frame.grabbed_ns) / 1e6,
+            latency_ms=(now_ns - due.frame.grabbed_ns) / 1e6,
         )
 
-    def _watch_load(self, tick: Tick) -> None:
-        """Drop a phase where ticks are missed too often; the spacing never stretches."""
-        if tick.is_gap:  # a pause of the source is no load
-            self._window_ticks = self._window_missed = 0
+    def _watch_source(self, due: Due) -> None:
+        """Drop a phase where the source is too slow for it; the spacing never stretches."""
+        if due.tick.is_gap:  # a pause of the source is no load
+            self._begin_window()
             return
-        self._window_ticks += 1 + tick.missed
-        self._window_missed += tick.missed
-        if self._window_ticks < self._bundle.sampling.num_segments * self._schedule.phases:
+        if self._window_from_s is None:
+            self._window_from_s, self._window_frames = due.frame.stream_time_s, 0
+        self._window_ticks += 1 + due.tick.missed
+        self._window_missed += due.tick.missed - due.overload
+        if self._window_ticks < self._bundle.sampling.num_segments * self.phases:
             return
         share = self._window_missed / self._window_ticks
-        self._window_ticks = self._window_missed = 0
-        if self._schedule.phases > 1 and share > TOLERABLE_MISSES:
-            self._drop_phase(share)
+        seconds = due.frame.stream_time_s - self._window_from_s
+        fps = self._window_frames / seconds if seconds > 0 else math.inf
+        self._begin_window()
+        was_slow, self._was_slow = self._was_slow, share > TOLERABLE_MISSES
+        if not self._was_slow:
+            return
+        # with a single phase nothing follows from one bad window, so it has to be two
+        if not self._is_slow_known and (self.phases > 1 or was_slow):
+            self._is_slow_known = True
+            self._report_slow(due.frame, fps, share)
+        if self.phases > 1:
+            logger.warning(
+                "%s: %.0f %% of the ticks had no frame in time: %d phase(s) from here on",
+                self._source,
+                100 * share,
+                self.phases - 1,
+            )
+            self._drop_to = self.phases - 1
 
-    def _drop_phase(self, missed_share: float) -> None:
-        phases = self._schedule.phases - 1
+    def _report_slow(self, frame: Frame, fps: float, share: float) -> None:
+        """Once a run: a camera that is too slow stays so, day and night."""
+        wanted_fps = 1 / self._schedule.interval_s
         logger.warning(
-            "%.0f %% of the ticks had no frame in time: %d phase(s) from here on",
-            100 * missed_share,
-            phases,
+            "%s gives %.1f frames a second, the schedule takes %.1f: %.0f %% of its ticks had none",
+            self._source,
+            fps,
+            wanted_fps,
+            100 * share,
         )
+        facts = {"fps": round(fps, 2), "wanted_fps": round(wanted_fps, 2)}
+        self._report(frame, "slow_source", **facts, missed_share=round(share, 3))
+
+    def _drop_phases(self, frame: Frame, phases: int) -> None:
+        self._drop_to = None
         self._missed_before = self.missed
         self._use_phases(phases)
-        self._report("phase_dropped", phases=phases)
+        self._report(frame, "phase_dropped", phases=phases)
 
     def _use_phases(self, phases: int) -> None:
         sampling = self._bundle.sampling
@@ -186,19 +297,26 @@ class Stepper:
 
     def _restart(self) -> None:
         self._schedule.restart()
-        self._rings = LogitsRings(self._bundle.sampling, self._schedule.phases)
+        self._rings = LogitsRings(self._bundle.sampling, self.phases)
         self._spoilt: set[int] = set()
-        self._window_ticks = 0
-        self._window_missed = 0
+        self._begin_window()
 
-    def _report(self, kind: str, **details: Any) -> None:
+    def _begin_window(self) -> None:
+        self._window_ticks = self._window_missed = self._window_frames = 0
+        self._window_from_s = None
+
+    def _report(self, frame: Frame, kind: str, **details: Any) -> None:
         self._events.append(
             Event(
                 kind=kind,
                 source=self._source,
-                stream_time_s=round(self._frame.stream_time_s, 6),
+                stream_time_s=round(frame.stream_time_s, 6),
                 monotonic_ns=time.monotonic_ns(),
                 utc=utc_now(),
                 details=details,
             )
         )
+
+    def _take_events(self) -> tuple[Event, ...]:
+        events, self._events = tuple(self._events), []
+        return events

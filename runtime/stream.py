@@ -18,6 +18,7 @@ if not __package__:  # run as a file: its folder is on the path, the repository 
 from runtime import __version__
 from runtime.artifacts import default_bundle
 from runtime.command import run_command
+from runtime.sources.several import SourceText, split_sources
 from runtime.sources.uri import parse_source
 from runtime.web.address import WebAddress
 
@@ -34,12 +35,15 @@ examples:
   python runtime/stream.py --source 'frames/?fps=12' --headless --events log.jsonl
   python runtime/stream.py --source rtsp://user:password@10.0.0.7/stream --headless
   python runtime/stream.py --camera 0 --headless --web 8080
+  python runtime/stream.py --camera 0 --headless --record recordings
+  python runtime/stream.py --camera 0 --source rtsp://10.0.0.7/stream --headless --web 8080
   TDRL_SOURCE=rtsp://user:password@10.0.0.7/stream \\
     python runtime/stream.py --source-env TDRL_SOURCE --wait-for-source --headless
 
-The status is 0 when the source ended or was stopped by Ctrl-C, SIGTERM, q or --max-seconds;
-1 after an error; 130 or 143 when Ctrl-C or SIGTERM came before the first step. SIGHUP counts
-as SIGTERM where the standard input is a terminal, and is ignored elsewhere.
+The status is 0 when every source ended or was stopped by Ctrl-C, SIGTERM, q or --max-seconds;
+1 after an error, also of one of several sources, while the others went on to their end; 130 or
+143 when Ctrl-C or SIGTERM came before the first step. SIGHUP counts as SIGTERM where the standard
+input is a terminal, and is ignored elsewhere.
 """
 
 
@@ -63,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the status to exit with."""
-    options = build_parser().parse_args(argv)
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if not options.sources and not options.list_cameras:
+        parser.error("one of the arguments --camera --source --source-env --list-cameras is needed")
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr
     )
@@ -77,9 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ImportError(
             f"{err}; pip install 'tdrl-edge[cpu]', on a Jetson: apt install python3-opencv"
         ) from err
-    fields = vars(options) | {"source": _source_text(options), "webhook": _webhook_text(options)}
-    # a pipeline can read and write any file: only who types the command may say one
-    fields["allow_pipeline"] = options.source_env is None
+    fields = vars(options) | {"sources": _sources(options), "webhook": _webhook_text(options)}
     fields["web_token"] = _web_token_text(options)
     wanted = {name: fields[name] for name in StreamOptions.__dataclass_fields__}
     try:
@@ -98,15 +103,21 @@ def _list_cameras() -> int:
     return 0
 
 
-def _source_text(options: argparse.Namespace) -> str:
-    """What the user wrote, wherever it was written.
+def _sources(options: argparse.Namespace) -> tuple[SourceText, ...]:
+    """What the user wrote, wherever it was written, in its order.
 
     Raises:
-        ValueError: The environment variable is not set.
+        ValueError: An environment variable is not set.
     """
-    if options.source_env is None:
-        return str(options.source or options.camera)
-    return _from_environment(options.source_env)
+    found: list[SourceText] = []
+    for each in options.sources:
+        if isinstance(each, SourceText):
+            found.append(each)
+        else:
+            # a pipeline can read and write any file: only who types the command may say one
+            texts = split_sources(_from_environment(each))
+            found += [SourceText(text, is_typed=False) for text in texts]
+    return tuple(found)
 
 
 def _webhook_text(options: argparse.Namespace) -> str | None:
@@ -133,24 +144,39 @@ def _from_environment(name: str) -> str:
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
-    source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--camera", metavar="N", type=_camera, help="number, /dev path or csi://0")
-    source.add_argument(
-        "--source",
-        metavar="URI",
-        help="video file, folder of pictures, camera, rtsp://, http://, gst:",
+    # one list for all three, so that the order is the user's
+    group.add_argument(
+        "--camera",
+        dest="sources",
+        action="append",
+        metavar="N",
+        type=_camera,
+        default=[],
+        help="number, /dev path or csi://0; may be given again, also beside --source: they step "
+        "together in one engine",
     )
-    source.add_argument(
+    group.add_argument(
+        "--source",
+        dest="sources",
+        action="append",
+        metavar="URI",
+        type=SourceText,
+        help="video file, folder of pictures, camera, rtsp://, http://, gst:; may be given again",
+    )
+    group.add_argument(
         "--source-env",
+        dest="sources",
+        action="append",
         metavar="NAME",
-        help="environment variable that holds the source: keeps passwords out of process lists",
+        help="environment variable that holds a source, or several, one a line (URLs also by "
+        "spaces): keeps passwords out of process lists",
     )
     group.add_argument(
         "--wait-for-source",
         action="store_true",
         help="a camera or stream that is not there at the start is tried again until it is",
     )
-    source.add_argument(
+    group.add_argument(
         "--list-cameras", action="store_true", help="the cameras of this machine, by stable path"
     )
     group.add_argument(
@@ -209,12 +235,26 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="skip the start-up check against the bundle's golden frames",
     )
+    group.add_argument(
+        "--scene-cuts",
+        metavar="LEVEL",
+        type=_positive,
+        nargs="?",
+        const=18.0,
+        help="start from zero when the picture changes abruptly (another scene, lights switched): "
+        "when half of it moved by LEVEL of 255 (default: off; without a number: 18)",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--headless", action="store_true", help="show no window")
-    group.add_argument("--output", metavar="FILE", type=Path, help="write annotated video")
+    group.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write annotated video; several sources: FILE-1, FILE-2, …",
+    )
     group.add_argument("--events", metavar="FILE", type=Path, help="append events as JSON lines")
     group.add_argument(
         "--events-max-mb",
@@ -262,6 +302,33 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="JSON file: thresholds, hysteresis, ignored classes (default: the bundle's)",
     )
     group.add_argument(
+        "--record",
+        metavar="DIR",
+        type=Path,
+        help="keep the frames around each action, for replay (--source DIR/NAME) and training "
+        "(python -m train.add_clip); people are filmed: see docs/privacy.md",
+    )
+    group.add_argument(
+        "--record-max-mb",
+        metavar="MB",
+        type=_positive,
+        default=2000.0,
+        help="all recordings together; the oldest go first (default: 2000)",
+    )
+    group.add_argument(
+        "--record-before-s",
+        metavar="S",
+        type=_not_negative,
+        help="seconds before an action (default: the window and 2 s)",
+    )
+    group.add_argument(
+        "--record-after-s",
+        metavar="S",
+        type=_not_negative,
+        default=1.0,
+        help="seconds after its end was reported (default: 1)",
+    )
+    group.add_argument(
         "--stats-every",
         dest="stats_every_s",
         metavar="S",
@@ -272,7 +339,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _camera(text: str) -> str:
+def _camera(text: str) -> SourceText:
     try:
         kind = parse_source(text).kind
     except ValueError as err:
@@ -281,7 +348,7 @@ def _camera(text: str) -> str:
         raise argparse.ArgumentTypeError(
             "a camera is a number or a /dev path, on a Jetson also csi://0; see --source"
         )
-    return text
+    return SourceText(text)
 
 
 def _count(text: str) -> int:

@@ -17,7 +17,7 @@ from runtime.decision import Decision
 from runtime.live import Stream
 from runtime.policy import Policy, background_of
 from runtime.preprocess import Picture
-from runtime.sessions.base import Logits, StepSession
+from runtime.sessions.base import Held, Logits, StepSession
 from runtime.sources.choose import open_source
 from runtime.sources.frame import Frame, FrameSource, SourceCounts
 from train.checkpoint import Facts
@@ -54,9 +54,15 @@ class TorchSession:
         return f"PyTorch {torch.__version__} ({self._device.type}), float32"
 
     @torch.inference_mode()
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Advance by one frame; see `runtime.sessions.base.StepSession.step`."""
-        if phase != 0 or frames.shape[0] != 1:
+        if phase != 0 or frames.shape[0] != 1 or held is not None:
             raise ValueError(f"one stream and one phase, got phase {phase}, {frames.shape[0]} rows")
         picture = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy()).to(self._device)
         state = None if reset[0, 0] > 0.5 else self._state
@@ -91,10 +97,16 @@ class RecordedSession:
         self._logits = logits
         self._next = 0
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Record or replay one step; see `runtime.sessions.base.StepSession.step`."""
         if self._source is not None:
-            self._logits.append(self._source.step(phase, frames, reset))
+            self._logits.append(self._source.step(phase, frames, reset, held))
         self._next += 1
         return self._logits[self._next - 1]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle import FRAME_INPUT, LOGITS_OUTPUT, RESET_INPUT, StateSpec
 from runtime.errors import ExportError
-from runtime.sessions.base import Logits
+from runtime.sessions.base import Held, Logits
 
 
 class OpenRowsSession:
@@ -40,8 +40,16 @@ class OpenRowsSession:
             for state in states
         }
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
-        """Advance by one frame a row; see `StepSession.step`. There is one phase, 0."""
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
+        """Advance by one frame a row; see `StepSession.step`. There is one phase, and no hold."""
+        if held is not None:
+            raise ValueError("a session with an open number of rows holds none of them")
         names = [LOGITS_OUTPUT, *(state.name_out for state in self._specs)]
         feeds = {FRAME_INPUT: frames, RESET_INPUT: reset, **self._states}
         try:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits: TypeAlias = NDArray[np.float32]
+Held: TypeAlias = NDArray[np.bool_]
 
 
 class StepSession(Protocol):
@@ -33,16 +34,24 @@ class StepSession(Protocol):
         """Independent sets of states."""
         ...
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Advance one phase by one frame a stream.
 
         Args:
             phase: Whose states to use, 0 <= phase < num_phases.
             frames: One picture a stream, shape (N, H, W, 3), uint8, RGB.
             reset: 1 where a stream starts from the zero state, else 0; shape (N, 1), float32.
+            held: Streams that keep their states of this phase as they were, shape (N,), bool;
+                their frames and resets are ignored. None where every stream steps.
 
         Returns:
-            Logits, shape (N, K), float32; the caller's own copy.
+            Logits, shape (N, K), float32, without a meaning where held; the caller's own copy.
 
         Raises:
             ValueError: Shapes or dtypes that the graph does not take.

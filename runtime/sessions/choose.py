@@ -60,6 +60,7 @@ def open_session(
     precision: str = "auto",
     phases: int | None = None,
     *,
+    num_streams: int = 1,
     threads: int | None = None,
     engine_dir: Path | None = None,
 ) -> StepSession:
@@ -70,6 +71,7 @@ def open_session(
         backend: See `choose_session`.
         precision: See `choose_session`.
         phases: Sets of states; None for the fewest that decide four times a second.
+        num_streams: Sources that step together: rows of the batch.
         threads: Threads of a step on the CPU; the engine's own choice where it is None.
         engine_dir: Where TensorRT engines are kept; the user's cache folder where it is None.
 
@@ -80,7 +82,9 @@ def open_session(
         SessionError: The engine is missing or refuses the graph.
     """
     choice = choose_session(bundle, backend, precision)
-    return open_chosen(bundle, choice, phases, threads=threads, engine_dir=engine_dir)
+    return open_chosen(
+        bundle, choice, phases, num_streams=num_streams, threads=threads, engine_dir=engine_dir
+    )
 
 
 def open_chosen(
@@ -88,18 +92,22 @@ def open_chosen(
     choice: SessionChoice,
     phases: int | None = None,
     *,
+    num_streams: int = 1,
     threads: int | None = None,
     engine_dir: Path | None = None,
 ) -> StepSession:
     """Open what `choose_session` chose; see `open_session` for the rest."""
     count = default_phases(bundle.sampling) if phases is None else phases
     if choice.backend == "ort":
-        session: StepSession = OrtStepSession(bundle, choice.precision, count, threads)
+        session: StepSession = OrtStepSession(
+            bundle, choice.precision, count, threads, num_streams=num_streams
+        )
     elif choice.backend == "openvino":
-        session = OvStepSession(bundle, choice.precision, count, threads)
+        session = OvStepSession(bundle, choice.precision, count, threads, num_streams=num_streams)
     else:
-        session = _open_tensorrt(bundle, choice, count, engine_dir)
-    logger.info("%s (%s), %d phase(s)", session.description, choice.reason, count)
+        session = _open_tensorrt(bundle, choice, count, num_streams, engine_dir)
+    together = "" if num_streams == 1 else f", {num_streams} streams together"
+    logger.info("%s (%s), %d phase(s)%s", session.description, choice.reason, count, together)
     return session
 
 
@@ -155,11 +163,16 @@ def _fastest_precision(bundle: Bundle, backend: Backend) -> tuple[Precision, str
 
 
 def _open_tensorrt(
-    bundle: Bundle, choice: SessionChoice, phases: int, engine_dir: Path | None
+    bundle: Bundle,
+    choice: SessionChoice,
+    phases: int,
+    num_streams: int,
+    engine_dir: Path | None,
 ) -> StepSession:
     """The bundle's engine, built first where there is no valid one."""
     from runtime.build_progress import StderrBar
     from runtime.engine import engine_for_bundle
+    from runtime.plan import BuildSettings
     from runtime.sessions.cuda_memory import require_cuda_device
     from runtime.sessions.trt import TrtStepSession
 
@@ -169,7 +182,13 @@ def _open_tensorrt(
     device = require_cuda_device()
     with StderrBar("build engine") as progress:
         plan_path = engine_for_bundle(
-            bundle, choice.precision, engine_dir, trt=trt, device=device, on_progress=progress
+            bundle,
+            choice.precision,
+            engine_dir,
+            trt=trt,
+            device=device,
+            settings=BuildSettings(num_streams=num_streams),
+            on_progress=progress,
         )
     kind = GRAPH_OF[choice.precision]
     return TrtStepSession(bundle, plan_path, graph_kind=kind, phases=phases, trt=trt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 
 from runtime.bundle import GRAPH_OF, Bundle, Precision
 from runtime.errors import SessionError
-from runtime.sessions.base import Logits
-from runtime.sessions.step_io import Arrays, StepBuffers, Tensor, check_step_graph
+from runtime.sessions.base import Held, Logits
+from runtime.sessions.step_io import Arrays, StepBuffers, Tensor, check_step_graph, graph_to_load
 
 _ORT_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 
@@ -30,11 +31,12 @@ class OrtStepSession:
         phases: Independent sets of states, >= 1.
         threads: Threads of one step; ONNX Runtime's choice where it is None.
         optimise: Let ONNX Runtime rewrite the graph; off gives the reference numbers.
+        num_streams: Rows N; the graph's own where it is None.
 
     Raises:
         BundleError: No such graph, or one that does not fit `bundle.json`.
         SessionError: ONNX Runtime is missing or refuses the graph.
-        ValueError: `phases` or `threads` out of range.
+        ValueError: `phases`, `threads` or `num_streams` out of range.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class OrtStepSession:
         phases: int = 1,
         threads: int | None = None,
         optimise: bool = True,
+        num_streams: int | None = None,
     ) -> None:
         if phases < 1 or (threads is not None and threads < 1):
             raise ValueError(f"phases and threads must be >= 1, got {phases} and {threads}")
@@ -51,7 +54,8 @@ class OrtStepSession:
         graph = bundle.graph(kind)
         self._path = bundle.graph_path(kind)
         self._ort, self._errors = _import_ort()
-        self._session = self._load(threads, optimise=optimise)
+        model = graph_to_load(bundle, precision, num_streams)
+        self._session = self._load(model, threads, optimise=optimise)
         inputs = {arg.name: _tensor_of(arg) for arg in self._session.get_inputs()}
         outputs = {arg.name: _tensor_of(arg) for arg in self._session.get_outputs()}
         check_step_graph(bundle, graph, inputs, outputs)
@@ -65,16 +69,22 @@ class OrtStepSession:
             for phase in range(phases)
         ]
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Advance one phase by one frame a stream; see `StepSession.step`."""
         if self._buffers is None:
             raise SessionError("this session is closed; open a new one")
-        turn = self._buffers.fill(phase, frames, reset)
+        turn = self._buffers.fill(phase, frames, reset, held)
         try:
             self._session.run_with_iobinding(self._bindings[phase][turn])
         except self._errors as err:
             raise SessionError(f"ONNX Runtime failed on {self._path}: {err}") from err
-        return self._buffers.swap(phase)
+        return self._buffers.swap(phase, held)
 
     def close(self) -> None:
         """Free the engine and its buffers."""
@@ -87,7 +97,7 @@ class OrtStepSession:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _load(self, threads: int | None, *, optimise: bool) -> Any:
+    def _load(self, model: Path | bytes, threads: int | None, *, optimise: bool) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -96,7 +106,9 @@ class OrtStepSession:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             return self._ort.InferenceSession(
-                str(self._path), options, providers=["CPUExecutionProvider"]
+                model if isinstance(model, bytes) else str(model),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except self._errors as err:
             raise SessionError(f"ONNX Runtime cannot load {self._path}: {err}") from err

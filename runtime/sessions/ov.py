@@ -21,8 +21,8 @@ from runtime.bundle import (
     Precision,
 )
 from runtime.errors import SessionError
-from runtime.sessions.base import Logits
-from runtime.sessions.step_io import Arrays, StepBuffers, Tensor, check_step_graph
+from runtime.sessions.base import Held, Logits
+from runtime.sessions.step_io import Arrays, StepBuffers, Tensor, check_step_graph, graph_to_load
 
 CONVERTER = "openvino.tools.ovc"
 SETTINGS = {
@@ -47,11 +47,12 @@ class OvStepSession:
             `float16` runs `step.fp16.onnx` with its rounded weights, computed in float32.
         phases: Independent sets of states, >= 1.
         threads: Threads of one step; OpenVINO's choice where it is None.
+        num_streams: Rows N; the graph's own where it is None.
 
     Raises:
         BundleError: No such graph, or one that does not fit `bundle.json`.
         SessionError: OpenVINO is missing or refuses the graph.
-        ValueError: `phases` or `threads` out of range.
+        ValueError: `phases`, `threads` or `num_streams` out of range.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class OvStepSession:
         precision: Precision = "float32",
         phases: int = 1,
         threads: int | None = None,
+        num_streams: int | None = None,
     ) -> None:
         if phases < 1 or (threads is not None and threads < 1):
             raise ValueError(f"phases and threads must be >= 1, got {phases} and {threads}")
@@ -67,7 +69,7 @@ class OvStepSession:
         graph = bundle.graph(kind)
         self._path = bundle.graph_path(kind)
         self._openvino = import_openvino()
-        self._compiled = compiled_step(self._path, threads)
+        self._compiled = compiled_step(graph_to_load(bundle, precision, num_streams), threads)
         try:
             known_in = {FRAME_INPUT, RESET_INPUT, *(state.name_in for state in graph.states)}
             known_out = {LOGITS_OUTPUT, *(state.name_out for state in graph.states)}
@@ -87,17 +89,23 @@ class OvStepSession:
         except RuntimeError as err:  # a shape without a rank, no memory for a request
             raise SessionError(f"OpenVINO cannot run {self._path}: {_said(err)}") from err
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Advance one phase by one frame a stream; see `StepSession.step`."""
         if self._buffers is None:
             raise SessionError("this session is closed; open a new one")
-        turn = self._buffers.fill(phase, frames, reset)
+        turn = self._buffers.fill(phase, frames, reset, held)
         try:
             # without share_outputs every state would be copied into a dictionary
             self._requests[phase][turn].infer(share_outputs=True)
         except RuntimeError as err:
             raise SessionError(f"OpenVINO failed on {self._path}: {_said(err)}") from err
-        return self._buffers.swap(phase)
+        return self._buffers.swap(phase, held)
 
     def close(self) -> None:
         """Free the engine and its buffers."""
@@ -117,11 +125,11 @@ class OvStepSession:
         return request
 
 
-def compiled_step(path: Path, threads: int | None = None) -> Any:
+def compiled_step(graph: Path | bytes, threads: int | None = None) -> Any:
     """A step graph as OpenVINO's compiled model, on the CPU and in float32 where it is not INT8.
 
     Args:
-        path: A step graph of any precision.
+        graph: A step graph of any precision, its file or its bytes.
         threads: Threads of one step; OpenVINO's choice where it is None.
 
     Raises:
@@ -133,11 +141,12 @@ def compiled_step(path: Path, threads: int | None = None) -> Any:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     try:
         core = openvino.Core()
-        model = core.read_model(str(path))
+        model = core.read_model(graph if isinstance(graph, bytes) else str(graph))
         keep_quantisers_behind_concat(model)
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as err:
-        raise SessionError(f"OpenVINO cannot load {path}: {_said(err)}") from err
+        what = "a step graph's bytes" if isinstance(graph, bytes) else graph
+        raise SessionError(f"OpenVINO cannot load {what}: {_said(err)}") from err
 
 
 def keep_quantisers_behind_concat(model: Any) -> None:

@@ -10,9 +10,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import FRAME_INPUT, LOGITS_OUTPUT, RESET_INPUT, Bundle, GraphSpec
+from runtime.batch_rows import with_rows
+from runtime.bundle import (
+    FRAME_INPUT,
+    GRAPH_OF,
+    LOGITS_OUTPUT,
+    RESET_INPUT,
+    Bundle,
+    GraphSpec,
+    Precision,
+)
 from runtime.errors import BundleError
-from runtime.sessions.base import Logits
+from runtime.sessions.base import Held, Logits
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -29,6 +38,31 @@ class Tensor:
         return f"{self.dtype} {list(self.shape)}"
 
 
+def graph_to_load(bundle: Bundle, precision: Precision, num_streams: int | None) -> Path | bytes:
+    """What an engine loads: a bundle's step graph as it is, or its bytes with other rows.
+
+    Args:
+        bundle: The bundle.
+        precision: Which of its step graphs.
+        num_streams: Rows N; the graph's own where it is None.
+
+    Raises:
+        BundleError: No such graph, or a file that is none.
+        ValueError: `num_streams` < 1.
+    """
+    kind = GRAPH_OF[precision]
+    graph, path = bundle.graph(kind), bundle.graph_path(kind)
+    own_rows = graph.states[0].shape[0] if graph.states else 1
+    if num_streams is None or num_streams == own_rows:
+        return path
+    if num_streams < 1:
+        raise ValueError(f"num_streams must be >= 1, got {num_streams}")
+    try:
+        return with_rows(path.read_bytes(), num_streams)
+    except ValueError as err:
+        raise BundleError(f"{path} is no step graph: {err}; export the bundle again") from err
+
+
 def check_step_graph(
     bundle: Bundle,
     graph: GraphSpec,
@@ -39,7 +73,7 @@ def check_step_graph(
 
     Args:
         bundle: The bundle.
-        graph: Which of its graphs; N is the graph's own.
+        graph: Which of its graphs; N is the engine's.
         inputs: What an engine found in the file, by name.
         outputs: The same.
 
@@ -49,14 +83,17 @@ def check_step_graph(
     path = bundle.folder / graph.file
     num_streams = inputs.get(FRAME_INPUT, Tensor((1,), "")).shape[0]
     rule = bundle.picture
+    states = [
+        (state, Tensor((num_streams, *state.shape[1:]), state.dtype)) for state in graph.states
+    ]
     wanted_inputs = {
         FRAME_INPUT: Tensor((num_streams, rule.height_px, rule.width_px, 3), "uint8"),
         RESET_INPUT: Tensor((num_streams, 1), "float32"),
-        **{state.name_in: Tensor(state.shape, state.dtype) for state in graph.states},
+        **{state.name_in: tensor for state, tensor in states},
     }
     wanted_outputs = {
         LOGITS_OUTPUT: Tensor((num_streams, len(bundle.labels)), "float32"),
-        **{state.name_out: Tensor(state.shape, state.dtype) for state in graph.states},
+        **{state.name_out: tensor for state, tensor in states},
     }
     logits = outputs.get(LOGITS_OUTPUT)
     if logits is not None and logits.shape[-1] != len(bundle.labels):
@@ -83,7 +120,7 @@ class StepBuffers:
     """The memory that an engine reads and writes: two sets of states for each phase.
 
     A step of a phase reads one set and writes the other; `swap` turns them for the next step. The
-    engine binds both turns once, so nothing but the frame is copied.
+    engine binds both turns once, so nothing is copied but the frame, and the states of held rows.
 
     Args:
         graph: The step graph, checked against its file.
@@ -128,7 +165,13 @@ class StepBuffers:
             inputs[name_in], outputs[name_out] = old, new
         return inputs, outputs
 
-    def fill(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> int:
+    def fill(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> int:
         """Take a step's frames and resets; gives the turn that has to run.
 
         Raises:
@@ -138,16 +181,25 @@ class StepBuffers:
             raise ValueError(f"phase must be 0 ... {self.num_phases - 1}, got {phase}")
         _check_array("frames", frames, self._frames)
         _check_array("reset", reset, self._reset)
+        if held is not None and (held.shape != (self.num_streams,) or held.dtype != np.bool_):
+            raise ValueError(
+                f"held must be bool ({self.num_streams},), got {held.dtype} {held.shape}"
+            )
         np.copyto(self._frames, frames)
         np.copyto(self._reset, reset)
         return self._turns[phase]
 
-    def swap(self, phase: int) -> Logits:
+    def swap(self, phase: int, held: Held | None = None) -> Logits:
         """End a step that ran; gives a copy of its logits, (N, K), float32.
 
         A step that failed is not ended: its phase keeps the states that it had.
         """
-        self._turns[phase] = 1 - self._turns[phase]
+        turn = self._turns[phase]
+        if held is not None:
+            read, written = self._sets[phase][turn], self._sets[phase][1 - turn]
+            for old, new in zip(read, written, strict=True):
+                new[held] = old[held]
+        self._turns[phase] = 1 - turn
         return self._logits.copy()
 
 

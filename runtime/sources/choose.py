@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from runtime.recordings.manifest import is_recording, read_manifest
 from runtime.sources.capture import open_capture
 from runtime.sources.file import FileSource
 from runtime.sources.frame import FrameSource
@@ -42,6 +43,11 @@ def open_source(
 
 def _open_file(uri: SourceUri, *, realtime: bool) -> FrameSource:
     path = Path(uri.target)
+    if path.is_dir() and is_recording(path):
+        if uri.wish.fps is not None:
+            raise ValueError(f"{uri.name}: a recording has its own times; leave ?fps= out")
+        times_s = read_manifest(path).times_s
+        return ImageFolder(path, name=uri.name, times_s=times_s, realtime=realtime)
     if path.is_dir():
         return ImageFolder(path, name=uri.name, fps=uri.wish.fps, realtime=realtime)
     if uri.wish.fps is not None:

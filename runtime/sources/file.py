@@ -10,13 +10,11 @@ import cv2
 
 from runtime.errors import SourceError, SourceLostError
 from runtime.sources.capture import nominal_fps, open_capture, rgb_from_bgr
-from runtime.sources.clock import FileClock
+from runtime.sources.clock import DEFAULT_FPS, FileClock
 from runtime.sources.container import missing_bytes
 from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.pace import Pace
 from runtime.sources.uri import SourceUri
-
-DEFAULT_FPS = 25.0
 
 
 class FileSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,11 +14,11 @@ import numpy as np
 from runtime.errors import SourceError
 from runtime.preprocess import Picture
 from runtime.sources.capture import quiet_native_logs, rgb_from_bgr
+from runtime.sources.clock import DEFAULT_FPS
 from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.pace import Pace
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-DEFAULT_FPS = 25.0
 SHOWN_FAILURES = 5
 # Some data sets keep optical flow beside the pictures: `flow_x_00001.jpg`.
 FLOW_PREFIX = "flow"
@@ -37,13 +37,14 @@ class ImageFolder:
         path: The folder.
         name: Its name for people; the path where it is None.
         fps: Pictures a second; 25 where it is None.
+        times_s: Stream time of every picture, instead of a constant rate.
         realtime: Give pictures no earlier than their time.
 
     Attributes:
         unreadable: Pictures left out so far.
 
     Raises:
-        SourceError: No such folder, or no picture in it.
+        SourceError: No such folder, no picture in it, or not as many as times.
     """
 
     is_live = False
@@ -54,17 +55,24 @@ class ImageFolder:
         *,
         name: str | None = None,
         fps: float | None = None,
+        times_s: Sequence[float] | None = None,
         realtime: bool = False,
     ) -> None:
         quiet_native_logs()
         self.name = name or str(path)
-        self.fps = fps or DEFAULT_FPS
+        self.fps = fps or (_rate(times_s) if times_s else DEFAULT_FPS)
         self.unreadable = 0
         self._pace = Pace() if realtime else None
         self._captured = 0
         self._stopped = False
         self._paths = _pictures_of(path)
-        if fps is None:
+        self._times_s = times_s
+        if times_s is not None and len(times_s) != len(self._paths):
+            raise SourceError(
+                f"{self.name} should hold {len(times_s)} pictures and holds {len(self._paths)}; "
+                "copy it again"
+            )
+        if fps is None and times_s is None:
             logger.warning("%s: %g pictures a second; say ?fps= if not", self.name, self.fps)
 
     @property
@@ -85,11 +93,12 @@ class ImageFolder:
             picture = self._read(path)
             if picture is None:
                 continue
+            time_s = number / self.fps if self._times_s is None else self._times_s[number]
             if self._pace is not None:
-                self._pace.wait(number / self.fps, lambda: self._stopped)
+                self._pace.wait(time_s, lambda: self._stopped)
                 grabbed_ns = time.monotonic_ns()
             self._captured += 1
-            yield Frame(picture, number, number / self.fps, grabbed_ns)
+            yield Frame(picture, number, time_s, grabbed_ns)
         if self.unreadable:
             logger.warning("%s: %d pictures could not be read", self.name, self.unreadable)
         if self._captured == 0:
@@ -133,6 +142,12 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     """
     parts = re.split(r"([0-9]{1,18})", name)
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)] + [(0, name)]
+
+
+def _rate(times_s: Sequence[float]) -> float:
+    """Pictures a second, on average; of one picture the default."""
+    length_s = times_s[-1] - times_s[0]
+    return (len(times_s) - 1) / length_s if length_s > 0 else DEFAULT_FPS
 
 
 def _pictures_of(path: Path) -> list[Path]:

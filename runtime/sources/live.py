@@ -2,7 +2,8 @@
 
 One thread reads for each source, because a consumer slower than the camera would otherwise fall
 seconds behind: FFmpeg keeps every frame it received. The thread keeps one frame, the newest, and
-counts those that nobody took.
+counts those that nobody took. Only what FFmpeg received while it opened an RTSP stream, a second or
+more, is handed over frame by frame: the window is full that much sooner.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from runtime.sources.capture import (
     open_capture,
     rgb_from_bgr,
 )
-from runtime.sources.clock import LiveClock
+from runtime.sources.clock import DEFAULT_FPS, LiveClock
 from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.uri import SourceUri
 
@@ -40,6 +41,9 @@ CLOSE_TIMEOUT_S = 10.0
 DAMAGED_IN_A_ROW = 3
 DAMAGED_S = 0.5
 OVERDUE_SHARE = 0.95  # of the time limit: it is kept to a few milliseconds
+# A new connection's frames that were there already; after that the newest wins, whatever is left.
+CATCH_UP_S = 2.0
+ARRIVED_SHARE = 0.5  # of a frame interval: a grab this long waited for its frame
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +178,7 @@ class LiveSource:
                     self._release()
                     grabbed = self._reopen()
                 if grabbed is not None:
+                    self._await_consumer()
                     self._slot.put(grabbed)
         except SourceLostError as err:
             self._failure = err
@@ -187,15 +192,21 @@ class LiveSource:
             SourceError: It cannot be opened, or gives no frame.
         """
         capture = self._capture = self._opener(self._uri)
-        self._clock = LiveClock()
         self.fps = nominal_fps(capture)
-        if self._is_timed:
-            capture.grab()  # a connection's first frame has no timestamp
+        self._clock = LiveClock(self.fps or DEFAULT_FPS)
+        # the frames of other sources get the time at which they are grabbed
+        self._catch_up_until_s = time.monotonic() + CATCH_UP_S if self._is_timed else 0.0
         grabbed = self._grab(capture)
         if grabbed is None:
             self._release()
             raise SourceError(f"{self.name} opened but gave no frame; is another program using it?")
         return grabbed
+
+    def _await_consumer(self) -> None:
+        """Wait until the last frame was taken, while a connection gives what it held ready."""
+        while not self._stopped and time.monotonic() < self._catch_up_until_s:
+            if self._slot.await_empty(POLL_S):
+                break
 
     def _release(self) -> None:
         capture, self._capture = self._capture, None
@@ -222,6 +233,8 @@ class LiveSource:
             # after another wait as long; they are old, and the connection is dead.
             if not capture.grab() or time.monotonic() - began_s > OVERDUE_SHARE * READ_TIMEOUT_S:
                 return None
+            if time.monotonic() - began_s > ARRIVED_SHARE / (self.fps or DEFAULT_FPS):
+                self._catch_up_until_s = 0.0
             grabbed_ns = time.monotonic_ns()
             decoded, image = capture.retrieve()
         except cv2.error as err:
@@ -310,7 +323,7 @@ class _Slot:
         with self._changed:
             self.dropped += self._newest is not None
             self._newest = grabbed
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self, timeout_s: float) -> _Grabbed | None:
         """The newest frame not taken yet; None where none came in time."""
@@ -318,4 +331,10 @@ class _Slot:
             if self._newest is None:
                 self._changed.wait(timeout_s)
             grabbed, self._newest = self._newest, None
+            self._changed.notify_all()
             return grabbed
+
+    def await_empty(self, timeout_s: float) -> bool:
+        """Whether the newest frame was taken, within a time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._newest is None, timeout_s)

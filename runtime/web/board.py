@@ -19,7 +19,7 @@ from typing import Any
 from runtime.bundle import Bundle
 from runtime.decision import Decision
 from runtime.events import decision_to_json
-from runtime.live import Stream
+from runtime.lane import Lane
 from runtime.sources.frame import Frame
 from runtime.sources.redact import redact
 from runtime.stepper import Moment
@@ -111,10 +111,10 @@ class StreamBoard:
         records: Where events go.
     """
 
-    def __init__(self, number: int, bundle: Bundle, stream: Stream, records: Records) -> None:
+    def __init__(self, number: int, bundle: Bundle, stream: Lane, records: Records) -> None:
         self.number = number
         self.bundle = bundle
-        self.name = stream.source.name
+        self.name = stream.name
         self._stream = stream
         self._records = records
         self._lock = threading.Lock()
@@ -194,7 +194,9 @@ class StreamBoard:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether ticks advanced, or the source was tried, a short while ago."""
+        """Whether ticks advanced, or the source was tried, a short while ago; or a clean end."""
+        if self._stream.has_ended and self._stream.failure is None:
+            return True
         return time.monotonic() - self._progressed_s < HEALTHY_S
 
     @property
@@ -243,7 +245,7 @@ class Board:
         self.records = Records()
         self.streams: list[StreamBoard] = []
 
-    def add(self, bundle: Bundle, stream: Stream) -> StreamBoard:
+    def add(self, bundle: Bundle, stream: Lane) -> StreamBoard:
         """Show one more stream."""
         board = StreamBoard(len(self.streams), bundle, stream, self.records)
         self.streams.append(board)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SourceError
-from runtime.sessions.base import Logits, StepSession
+from runtime.sessions.base import Held, Logits, StepSession
 from runtime.sources.uri import SourceUri
 
 
@@ -33,9 +34,15 @@ class RecordingSession:
     def num_phases(self) -> int:
         return self._session.num_phases
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         self.calls.append((phase, bool(reset[0, 0] > 0.5)))
-        logits = self._session.step(*self.changed(phase, frames, reset))
+        logits = self._session.step(*self.changed(phase, frames, reset), held)
         if len(self.calls) - 1 in self._nan_at:
             logits[0, 0] = np.nan
         return logits
@@ -78,14 +85,23 @@ class OnePhaseSession(RecordingSession):
 
 
 class BrokenCapture:
-    """A capture that gives so many frames and then fails, as an unplugged camera does."""
+    """A capture that gives so many frames and then fails, as an unplugged camera does.
+
+    Attributes:
+        held_ready: So many frames are there at once; later ones come 40 ms after each other.
+    """
 
     def __init__(self, frames: int, *, first_msec: float = 0.0) -> None:
         self.released = False
+        self.held_ready = frames
+        self._given = 0
         self._left = frames
         self._msec = first_msec - 40.0
 
     def grab(self) -> bool:
+        if self._given >= self.held_ready and self._left > 0:
+            time.sleep(0.04)
+        self._given += 1
         self._left -= 1
         self._msec += 40.0
         return self._left >= 0

@@ -12,6 +12,7 @@ from runtime.errors import OutputError, SessionError
 from runtime.outputs import Outputs
 from runtime.sessions.choose import SessionChoice
 from runtime.sessions.ort import OrtStepSession
+from runtime.sources.several import SourceText
 from runtime.video import VideoWriter
 from runtime.window import Window
 from tests.mini_bundle import write_mini_bundle
@@ -50,7 +51,7 @@ def opened(bundle, monkeypatch):
 def test_onnx_runtime_takes_over_where_openvino_is_wrong_and_nobody_asked_for_it(
     bundle, opened, caplog
 ):
-    options = app.StreamOptions(source="x.mp4", bundle=bundle.folder)
+    options = app.StreamOptions(sources=(SourceText("x.mp4"),), bundle=bundle.folder)
     with app._session(bundle, options) as session:
         assert isinstance(session, OrtStepSession)
     assert opened == ["openvino", "ort"]
@@ -58,7 +59,9 @@ def test_onnx_runtime_takes_over_where_openvino_is_wrong_and_nobody_asked_for_it
 
 
 def test_who_asked_for_openvino_gets_the_error(bundle, opened):
-    options = app.StreamOptions(source="x.mp4", bundle=bundle.folder, backend="openvino")
+    options = app.StreamOptions(
+        sources=(SourceText("x.mp4"),), bundle=bundle.folder, backend="openvino"
+    )
     with pytest.raises(SessionError, match="golden step 3"):
         app._session(bundle, options)
     assert opened == ["openvino"]
@@ -69,7 +72,8 @@ def failed_run(tmp_path, **options):
     bundle = write_mini_bundle(tmp_path / "bundle", num_segments=4, window_s=1.0)
     film = write_video(tmp_path / "film.mp4", moving_bar(50))
     events = tmp_path / "events.jsonl"
-    wanted = app.StreamOptions(source=str(film), bundle=bundle.folder, events=events, **options)
+    sources = (SourceText(str(film)),)
+    wanted = app.StreamOptions(sources=sources, bundle=bundle.folder, events=events, **options)
     with pytest.raises(app.RunFailedError) as failed:
         app.run_stream(wanted)
     assert failed.value.last_line.startswith("frames captured")

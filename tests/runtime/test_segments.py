@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.sampling import SamplingContract
@@ -94,6 +94,49 @@ def test_a_pause_of_two_spacings_goes_on_and_a_longer_one_resets():
 def test_bad_schedules_are_refused(arguments):
     with pytest.raises(ValueError, match="must be >"):
         SegmentSchedule(*arguments)
+
+
+def test_a_schedule_can_begin_at_a_time_and_phase_of_its_own():
+    schedule = SegmentSchedule(1.0, 2, phases=2)
+    assert (schedule.has_begun, schedule.next_tick) == (False, None)
+    schedule.begin(10.1, 1)
+    assert schedule.next_tick == (10.1, 1)
+    ticks = [schedule.offer(10 + index / 10) for index in range(8)]
+    assert [(n, tick.index, tick.phase) for n, tick in enumerate(ticks) if tick] == [
+        (1, 0, 1), (4, 1, 0), (6, 2, 1)
+    ]  # fmt: skip
+    assert [tick.is_first for tick in ticks if tick] == [True, True, False]
+    assert schedule.next_tick is not None
+    assert schedule.next_tick == pytest.approx((10.85, 0))
+    with pytest.raises(ValueError, match="has begun; restart it first"):
+        schedule.begin(0.0, 0)
+    schedule.restart()
+    with pytest.raises(ValueError, match=r"first_phase must be 0 ... 1, got 2"):
+        schedule.begin(0.0, 2)
+    tick = schedule.offer(3.0)
+    assert tick is not None
+    assert (tick.index, tick.phase, tick.time_s) == (0, 0, 3.0)
+
+
+@settings(deadline=None)  # other programs may stop this one
+@given(st.floats(-0.12, 0.4), st.integers(1, 3))
+def test_a_schedule_slips_and_no_tick_comes_twice_or_is_left_out(later_s, phases):
+    schedule = SegmentSchedule(1.0, 2, phases)
+    before = [schedule.offer(index / 100) for index in range(201)]
+    last = [tick for tick in before if tick][-1]
+    slip_s = max(later_s, -schedule.interval_s / 2 + 0.01)
+    schedule.slip(slip_s)
+    after = [schedule.offer(2 + index / 100) for index in range(1, 301)]
+    ticks = [tick for tick in after if tick]
+    assert [tick.index for tick in ticks] == list(range(last.index + 1, ticks[-1].index + 1))
+    assert [tick.missed for tick in ticks] == [0] * len(ticks)
+    assert ticks[0].time_s == pytest.approx(last.time_s + schedule.interval_s + slip_s)
+    assert not any(tick.is_gap for tick in ticks)
+
+
+def test_nothing_slips_before_it_began():
+    with pytest.raises(ValueError, match="has not begun; there is nothing to move"):
+        SegmentSchedule(1.0, 2).slip(0.1)
 
 
 def test_bad_times_are_refused():

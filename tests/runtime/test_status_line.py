@@ -11,11 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.live import Stream
+from runtime.live import Stream, Streams
 from runtime.periodic import Periodic
 from runtime.sessions.ort import OrtStepSession
 from runtime.sources.memory import MemorySource
-from runtime.status_line import ServiceStatus, StatusLine, machine_state, machine_text
+from runtime.status_line import (
+    ServiceStatus,
+    ServiceStatuses,
+    StatusLine,
+    StatusLines,
+    machine_state,
+    machine_text,
+)
 from tests.mini_bundle import golden_frames, write_mini_bundle
 from tests.runtime.test_device_facts import jetson  # noqa: F401  its files of an Orin Nano
 
@@ -107,3 +114,36 @@ def test_what_systemctl_shows(stream, bundle, monkeypatch):
     assert status.text() == f"1.7 fps from {name}; wave 75 %"
     stream.latest_decision = replace(decision, action=None)
     assert status.text() == f"no frame from {name} for 25 s; none of the actions"
+
+
+@pytest.fixture
+def two(bundle):
+    sources = [MemorySource.of_pictures(golden_frames(32, 32, steps), fps=25) for steps in (25, 13)]
+    with OrtStepSession(bundle, num_streams=2) as session:
+        yield Streams(bundle, sources, session, names=["door", "yard"])
+
+
+def test_several_streams_have_a_line_each_and_one_for_the_machine(two, caplog):
+    caplog.set_level(logging.INFO)
+    lines = StatusLines(two.lanes, state=lambda: {"gpu_c": 61.0})
+    list(two.moments())
+    lines.log()
+    door, yard, machine = [record.message for record in caplog.records]
+    assert re.match(r"door: \d+\.\d fps, steps 4, missed ticks 0", door)
+    assert re.match(r"yard: \d+\.\d fps, steps 2, missed ticks 0", yard)
+    assert machine == "hottest gpu 61.0 °C"
+
+
+def test_a_stream_alone_keeps_its_one_line(stream, caplog):
+    caplog.set_level(logging.INFO)
+    StatusLines([stream], state=lambda: {"gpu_c": 61.0}).log()
+    (line,) = [record.message for record in caplog.records]
+    assert re.match(r"0\.0 fps, .*; hottest gpu 61\.0 °C$", line)
+
+
+def test_systemctl_shows_every_stream(two):
+    status = ServiceStatuses(two.lanes)
+    list(two.moments())
+    door, yard = status.text().split(" | ")
+    assert re.match(r"\d+\.\d fps from door; ", door)
+    assert re.match(r"\d+\.\d fps from yard; ", yard)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from runtime.batch import Batch
 from runtime.decision import softmax
 from runtime.preprocess import fit_picture
 from runtime.sessions.ort import OrtStepSession
 from runtime.sources.frame import Frame
-from runtime.stepper import Stepper
+from runtime.stepper import Due, Stepper
 from tests.mini_bundle import golden_frames, mini_model, reference_logits, write_mini_bundle
 from tests.runtime.faults import RecordingSession
 
@@ -28,9 +31,29 @@ def frames_at(times_s, connection=0):
     ]
 
 
+class Alone:
+    """A stepper with an engine of one row."""
+
+    def __init__(self, bundle, session):
+        self.stepper = Stepper(bundle, session.num_phases, "test")
+        self._batch = Batch(bundle, session, [self.stepper])
+
+    @property
+    def missed(self):
+        return self.stepper.missed
+
+    def take(self, frame):
+        outcome = self.stepper.offer(frame)
+        return self._batch.step({0: outcome})[0] if isinstance(outcome, Due) else outcome
+
+
 def stepper_of(bundle, phases=1, **faults):
     session = RecordingSession(OrtStepSession(bundle, "float32", phases), **faults)
-    return Stepper(bundle, session, "test"), session
+    return Alone(bundle, session), session
+
+
+def kinds_of(moment):
+    return [event.kind for event in moment.events]
 
 
 def events_of(moments):
@@ -163,7 +186,41 @@ def test_a_pause_of_the_source_drops_no_phase(bundle):
     assert "phase_dropped" not in [kind for kind, _ in events_of(moments)]
 
 
-def test_a_batch_session_is_refused(tmp_path):
-    batch = write_mini_bundle(tmp_path, num_streams=2)
-    with pytest.raises(ValueError, match="needs a session with 1 stream, got 2"):
-        Stepper(batch, OrtStepSession(batch), "test")
+def test_a_source_that_is_too_slow_is_told_once_with_numbers(bundle, caplog):
+    """5 frames a second for 8 ticks a second; none of them was dropped, so it is the source."""
+    stepper, _ = stepper_of(bundle, phases=2)
+    moments = [stepper.take(frame) for frame in frames_at(np.arange(40) / 5)]
+    told = [details for kind, details in events_of(moments) if kind == "slow_source"]
+    assert told == [
+        {
+            "fps": pytest.approx(5, abs=0.5),
+            "wanted_fps": 8.0,
+            "missed_share": pytest.approx(0.4, abs=0.1),
+        }
+    ]
+    assert caplog.text.count("test gives 5.0 frames a second, the schedule takes 8.0") == 1
+
+
+def test_with_one_phase_a_slow_source_is_told_after_two_windows(bundle):
+    stepper, _ = stepper_of(bundle)
+    moments = [stepper.take(frame) for frame in frames_at([0, 0.25, *np.arange(0.75, 8, 0.5)])]
+    told = [number for number, each in enumerate(moments) if "slow_source" in kinds_of(each)]
+    assert told == [4]  # the first window ends with frame 2, the second with frame 4
+
+
+def test_a_machine_that_is_too_slow_is_not_the_source(bundle, caplog):
+    """The same frames, and between them others that were dropped."""
+    stepper, _ = stepper_of(bundle, phases=2)
+    moments = [stepper.take(replace(f, index=3 * f.index)) for f in frames_at(np.arange(40) / 5)]
+    kinds = [kind for kind, _ in events_of(moments)]
+    assert "slow_source" not in kinds
+    assert kinds.count("phase_dropped") == 1
+    assert "% of the ticks came while this machine was busy: 1 phase(s) from here on" in caplog.text
+    assert moments[-1].decision is not None
+
+
+def test_a_camera_of_a_varying_rate_is_fast_enough(bundle):
+    stepper, _ = stepper_of(bundle)
+    times = np.cumsum(np.random.default_rng(0).uniform(0.03, 0.15, 60))
+    moments = [stepper.take(frame) for frame in frames_at(times)]
+    assert events_of(moments) == [("reset", {"reason": "start"})]

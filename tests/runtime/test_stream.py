@@ -337,7 +337,7 @@ def test_only_a_run_that_did_nothing_reports_its_signal(bundle, used, signals, s
     with OrtStepSession(bundle) as session:
         stream = Stream(bundle, source, session)
         list(stream)
-    assert _status(stream, signals) == status
+    assert _status([stream], signals) == status
 
 
 def wait_for(condition, process, timeout_s=30.0):

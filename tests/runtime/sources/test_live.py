@@ -2,22 +2,33 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import stat
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from runtime.errors import SourceError, SourceLostError, SourceRefusedError
-from runtime.sources import capture
+from runtime.sources import capture, live
 from runtime.sources.choose import open_source
 from runtime.sources.live import LiveSource, ReconnectRule
 from runtime.sources.uri import SourceUri, parse_source
 from tests.mjpeg_server import free_port, mjpeg_camera
 from tests.runtime.faults import BrokenCapture, Opener
+from tests.videos import bikes_path
 
 FAST = ReconnectRule(first_wait_s=0.01, last_wait_s=0.02)
 CAMERA = SourceUri("camera", "0", "camera 0")
 RTSP = parse_source("rtsp://admin:hunter2@cam/1")
+
+
+def wait_until(condition):
+    until_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until_s, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def first_of_connection(number, source):
@@ -102,11 +113,42 @@ def test_a_connection_that_opens_and_gives_nothing_is_tried_again():
     assert third.released
 
 
-def test_rtsp_times_are_the_streams_own_and_skip_the_frame_without_one():
-    # a connection's first frame states 0, whatever the next ones state
-    with LiveSource(RTSP, opener=Opener(BrokenCapture(2, first_msec=80.0))) as source:
-        assert next(iter(source)).stream_time_s == pytest.approx(0.12)
-        assert source.counts.captured == 1
+def test_rtsp_times_are_the_streams_own():
+    with LiveSource(RTSP, opener=Opener(BrokenCapture(3, first_msec=80.0))) as source:
+        times = [frame.stream_time_s for _, frame in zip(range(3), source, strict=False)]
+    assert times == pytest.approx([0.08, 0.12, 0.16])
+
+
+def test_what_an_rtsp_stream_held_ready_is_given_frame_by_frame_and_the_newest_wins_after():
+    camera = BrokenCapture(200)
+    camera.held_ready = 30
+    with LiveSource(RTSP, opener=Opener(camera)) as source:
+        time.sleep(0.2)  # who asks late misses nothing yet
+        frames = iter(source)
+        assert [next(frames).index for _ in range(30)] == list(range(30))
+        assert source.counts.dropped == 0
+        time.sleep(0.5)
+        next(frames)
+        assert next(frames).index > 35
+        assert source.counts.dropped > 3
+
+
+def test_who_stays_behind_a_new_connection_gets_the_newest(monkeypatch):
+    monkeypatch.setattr(live, "CATCH_UP_S", 0.3)
+    camera = BrokenCapture(200)
+    camera.held_ready = 150
+    with LiveSource(RTSP, opener=Opener(camera)) as source:
+        time.sleep(0.6)
+        next(iter(source))
+        assert source.counts.dropped > 100
+
+
+def test_a_camera_holds_nothing_ready_that_has_a_time():
+    camera = BrokenCapture(200)
+    camera.held_ready = 20
+    with LiveSource(CAMERA, opener=Opener(camera)) as source:
+        time.sleep(0.3)
+        assert next(iter(source)).index >= 20
 
 
 def test_stop_ends_a_waiting_consumer():
@@ -196,3 +238,31 @@ def test_waits_double_to_a_limit_with_jitter():
         assert len(waits_s) > 1
         assert all(longest_s / 2 <= wait_s <= longest_s for wait_s in waits_s)
     assert rule.wait_s(10**6) <= 8
+
+
+@pytest.mark.namespaces
+def test_a_camera_whose_device_appears_later_is_found(monkeypatch, caplog):
+    """A real device file that is not there, is there and is no camera, and is one at last."""
+    device = Path(f"/dev/tdrl-test-{os.getpid()}")
+    is_camera = threading.Event()
+    opens = capture._video_capture
+    video = SourceUri("file", str(bikes_path()), "video")
+
+    def opened(uri):  # there is no driver to ask
+        return opens(video if is_camera.is_set() else uri)
+
+    monkeypatch.setattr(capture, "_video_capture", opened)
+    with LiveSource(parse_source(str(device)), reconnect=FAST, wait=True) as source:
+        wait_until(lambda: "no such camera" in caplog.text)
+        try:
+            os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except OSError as err:
+            pytest.skip(f"device files need root: {err.strerror}")
+        try:
+            wait_until(lambda: "is another program using it?" in caplog.text)
+            is_camera.set()
+            assert next(iter(source)).connection == 0
+        finally:
+            device.unlink()
+    assert caplog.text.count("no such camera") == 1
+    assert "is there after" in caplog.text

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from runtime.errors import SourceLostError
 from runtime.live import Stream
 from runtime.sessions.ort import OrtStepSession
 from runtime.sources.frame import SourceCounts
@@ -46,7 +47,7 @@ def test_a_source_that_is_tried_again_is_healthy_and_a_hung_one_is_not(
     monkeypatch.setattr(board_module, "HEALTHY_S", 0.15)
     source = QuietSource([])
     stream = Stream(bundle, source, session)
-    stream._waits = True  # as while it waits for a frame
+    stream.waits = True  # as while it waits for a frame
     board = Board()
     assert board.health == "starting"  # an engine may be built for minutes
     board.add(bundle, stream)
@@ -64,8 +65,17 @@ def test_a_source_that_is_tried_again_is_healthy_and_a_hung_one_is_not(
 def test_one_hung_stream_of_two_is_unhealthy(bundle, session, monkeypatch):
     board, shown, stream = played(bundle, session)
     board.add(bundle, stream)
+    stream.has_ended = False
     assert board.health == "ok"
     shown._progressed_s = time.monotonic() - board_module.HEALTHY_S
+    assert board.health == "stalled"
+
+
+def test_a_stream_that_came_to_its_end_is_no_fault_and_one_that_was_lost_is(bundle, session):
+    board, shown, stream = played(bundle, session)
+    shown._progressed_s = time.monotonic() - board_module.HEALTHY_S
+    assert (stream.has_ended, board.health) == (True, "ok")
+    stream.failure = SourceLostError("gone")
     assert board.health == "stalled"
 
 
