@@ -6,7 +6,7 @@
     total         all of it: grab to decision, less the camera and its queue
 
 Twice: back to back, which is the most that the device can do, and paced as a live stream is, where
-clocks fall between two steps. The code that runs is the live runtime's own `Stepper`.
+clocks fall between two steps. The code that runs is the live runtime's own.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.batch import Batch
 from runtime.bundle import Bundle
 from runtime.errors import SessionError
 from runtime.preprocess import Picture
 from runtime.sampling import default_phases
-from runtime.sessions.base import Logits, StepSession
+from runtime.sessions.base import Held, Logits, StepSession
 from runtime.sources.frame import Frame
-from runtime.stepper import Stepper
+from runtime.stepper import Due, Stepper
 
 BACK_TO_BACK = "back to back"
 PACED = "paced"
@@ -92,10 +93,16 @@ class TimedSession:
         self.start_ns = self.end_ns = 0
         self._session = session
 
-    def step(self, phase: int, frames: NDArray[np.uint8], reset: NDArray[np.float32]) -> Logits:
+    def step(
+        self,
+        phase: int,
+        frames: NDArray[np.uint8],
+        reset: NDArray[np.float32],
+        held: Held | None = None,
+    ) -> Logits:
         """Advance one phase; see `StepSession.step`."""
         self.start_ns = time.monotonic_ns()
-        logits = self._session.step(phase, frames, reset)
+        logits = self._session.step(phase, frames, reset, held)
         self.end_ns = time.monotonic_ns()
         return logits
 
@@ -138,7 +145,8 @@ def decision_timings(
         SessionError: The engine failed, or gave logits that are no numbers.
     """
     timed = TimedSession(session, default_phases(bundle.sampling))
-    stepper = Stepper(bundle, timed, "verify")
+    stepper = Stepper(bundle, timed.num_phases, "verify")
+    batch = Batch(bundle, timed, [stepper])
     interval_s = live_interval_s(bundle)
     warmup = PACED_WARMUP_STEPS if paced else WARMUP_STEPS
     rows_ms = np.empty((steps, len(PARTS)))
@@ -148,7 +156,8 @@ def decision_timings(
             time.sleep(max(0.0, started_s + number * interval_s - time.monotonic()))
         # every frame is a new grab: the stream's time goes on by exactly a tick
         frame = Frame(camera_frame, number, number * interval_s, time.monotonic_ns())
-        decision = stepper.take(frame).decision
+        due = stepper.offer(frame)
+        decision = batch.step({0: due})[0].decision if isinstance(due, Due) else None
         if decision is None:
             raise SessionError(f"{session.description} gave no decision at step {number}")
         if number >= warmup:

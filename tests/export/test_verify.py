@@ -146,8 +146,8 @@ def test_a_wrong_engine_is_reported_whole(run, monkeypatch):
 
 def test_logits_that_are_no_numbers_fit_into_json(run, monkeypatch):
     class Broken(ForgetfulSession):
-        def step(self, phase, frames, reset):
-            return super().step(phase, frames, reset) * np.float32("nan")
+        def step(self, phase, frames, reset, held=None):
+            return super().step(phase, frames, reset, held) * np.float32("nan")
 
     monkeypatch.setattr(
         export.proof.session, "OrtStepSession", lambda *args: Broken(OrtStepSession(*args))

@@ -47,8 +47,8 @@ class FrozenSession(RecordingSession):
 class LateSession(RecordingSession):
     """Gives the logits of the step before."""
 
-    def step(self, phase, frames, reset):
-        fresh = super().step(phase, frames, reset)
+    def step(self, phase, frames, reset, held=None):
+        fresh = super().step(phase, frames, reset, held)
         late = getattr(self, "_kept", fresh)
         self._kept = fresh
         return late
@@ -61,15 +61,15 @@ class AddingSession(RecordingSession):
         super().__init__(session)
         self.constant = constant
 
-    def step(self, phase, frames, reset):
-        return super().step(phase, frames, reset) + np.float32(self.constant)
+    def step(self, phase, frames, reset, held=None):
+        return super().step(phase, frames, reset, held) + np.float32(self.constant)
 
 
 class MixedRowsSession(RecordingSession):
     """Gives the rows' logits in the wrong order."""
 
-    def step(self, phase, frames, reset):
-        return super().step(phase, frames, reset)[::-1].copy()
+    def step(self, phase, frames, reset, held=None):
+        return super().step(phase, frames, reset, held)[::-1].copy()
 
 
 class LostRowSession(RecordingSession):

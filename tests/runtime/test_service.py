@@ -79,7 +79,7 @@ def test_the_unit_is_filled_in_and_kept_in_order(installed, bundle):
     assert options.bundle == bundle
     assert options.wait_for_source
     assert options.headless
-    assert options.source_env == "TDRL_SOURCE"
+    assert options.sources == ["TDRL_SOURCE"]
     assert options.events is None  # nothing is stored by default
     assert unit["Service"]["SupplementaryGroups"][0].split()[0] == "video"
     expected = {"Type": ["notify"], "Restart": ["always"], "User": ["tdrl"], "LimitCORE": ["0"]}

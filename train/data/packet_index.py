@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import DataError
-from runtime.sources.clock import FileClock
+from runtime.sources.clock import DEFAULT_FPS, FileClock
 from runtime.sources.container import missing_bytes
-from runtime.sources.file import DEFAULT_FPS
 from train.data.video_stream import VideoFile, VideoPacket, frames_of, rotation_of
 
 # Above this share of packets that the decoder refuses, a file is called damaged.
