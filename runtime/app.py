@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -39,6 +41,7 @@ from runtime.webhook import Webhook, WebhookUrl
 
 BYTES_PER_MB = 1_000_000
 MAY_COME = ("camera", "network")  # what waiting can mend
+SILENCE_CHECK_S = 1.0
 SIGNALLED = 128  # the shell's base for a command that a signal ended
 
 logger = logging.getLogger(__name__)
@@ -139,6 +142,8 @@ def run_stream(options: StreamOptions) -> tuple[int, str]:
         if options.stats_every_s > 0:
             lines = StatusLines(streams.lanes)
             opened.enter_context(Periodic(options.stats_every_s, lines.log, "status line"))
+        if any(lane.source.is_live for lane in streams.lanes):
+            opened.enter_context(Periodic(SILENCE_CHECK_S, _silences(outputs), "silence watch"))
         failures = _play(streams, outputs, webhook)
         for lane, each in outputs.items():
             each.note("end", **asdict(lane.counts), **each.counts())
@@ -251,10 +256,22 @@ def _open_outputs(
             each.log_to(log)
     if options.record is not None:
         _record(outputs, options.record, options, opened)
-    if len(outputs) > 1:
-        for lane, each in outputs.items():
-            each.prefix = f"{lane.name}: "
+    lock = threading.RLock()
+    for lane, each in outputs.items():
+        each.share(lock)
+        each.prefix = f"{lane.name}: " if len(outputs) > 1 else ""
     return outputs
+
+
+def _silences(outputs: Mapping[Lane, Outputs]) -> Callable[[], None]:
+    """A job that ends the actions of cameras which give no frames."""
+    live = [each for lane, each in outputs.items() if lane.source.is_live]
+
+    def look() -> None:
+        for each in live:
+            each.end_if_silent(time.monotonic_ns())
+
+    return look
 
 
 def _record(

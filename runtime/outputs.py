@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from runtime.events import Event, decision_to_json
 from runtime.overlay import annotate
 from runtime.policy import Rules
 from runtime.recordings.recorder import Recorder
+from runtime.segments import LONGEST_GAP
 from runtime.sources.frame import Frame
 from runtime.stepper import Moment
 from runtime.timeline import Timeline
@@ -25,6 +27,7 @@ from runtime.webhook import Webhook
 from runtime.window import Window
 
 FPS_MEMORY = 0.9
+SILENCE_S = 5.0  # a camera that comes back sooner may go on with its action
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class Outputs:
         self._webhook = webhook
         self._board = board
         self._meter = FpsMeter()
+        spacing_s = bundle.sampling.spacing_s
+        self._silence_ns = 1e9 * max(SILENCE_S, LONGEST_GAP * spacing_s)
         self._latest: Decision | None = None
         self._timeline = Timeline()
         with ExitStack() as opened:
@@ -78,6 +83,8 @@ class Outputs:
             self._opened = opened.pop_all()
         self._log: EventLog | None = None
         self._recorder: Recorder | None = None
+        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._last_ns: int | None = None
 
     def record_to(self, recorder: Recorder) -> None:
         """Keep frames around actions from now on; the caller opens it, `finish` closes it."""
@@ -86,6 +93,10 @@ class Outputs:
     def log_to(self, log: EventLog) -> None:
         """Write events there from now on, beside other streams; the caller opens and closes it."""
         self._log = log
+
+    def share(self, lock: AbstractContextManager[Any]) -> None:
+        """Write under this lock from now on: the streams of a run share their outputs."""
+        self._lock = lock
 
     def show(self, moment: Moment) -> bool:
         """Pass a moment on.
@@ -97,19 +108,34 @@ class Outputs:
             OutputError: The video encoder or the window failed.
             OSError: The video's disk is full or gone.
         """
-        if self._board is not None:
-            self._board.see(moment)
-        for event in moment.events:
-            self._note(event)
-        if moment.decision is not None:
-            self._decide(moment.decision)
-        if self._recorder is not None:  # after the actions that this moment ended or started
-            self._recorder.see(moment)
+        with self._lock:
+            self._last_ns = moment.frame.grabbed_ns
+            if self._board is not None:
+                self._board.see(moment)
+            for event in moment.events:
+                self._note(event)
+            if moment.decision is not None:
+                self._decide(moment.decision)
+            if self._recorder is not None:  # after the actions that this moment ended or started
+                self._recorder.see(moment)
         return self._draw(moment.frame)
 
     def note(self, kind: str, **details: Any) -> None:
         """Write an event of the run itself, which has no frame."""
-        self._write_event(kind, None, details)
+        with self._lock:
+            self._write_event(kind, None, details)
+
+    def end_if_silent(self, now_ns: int) -> None:
+        """End the action of a camera that gives no frames: nobody knows whether it goes on.
+
+        Safe from another thread.
+
+        Args:
+            now_ns: Monotonic clock.
+        """
+        with self._lock:
+            if self._last_ns is not None and now_ns - self._last_ns > self._silence_ns:
+                self._end_actions()
 
     def finish(self) -> None:
         """Write the action that is still going on, and complete the video.
@@ -118,7 +144,8 @@ class Outputs:
             OutputError: The video encoder failed.
             OSError: The video's disk is full or gone.
         """
-        self._end_actions()
+        with self._lock:
+            self._end_actions()
         if self._recorder is not None:
             self._recorder.close()
         if self._video is not None:

@@ -12,10 +12,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from runtime.event_log import EventFile, EventLog
 from runtime.operating_point import OperatingPoint
+from runtime.outputs import Outputs
 from runtime.policy import Policy
+from runtime.sources.frame import Frame
+from runtime.stepper import Moment
 from tests.mini_bundle import write_manifest, write_mini_bundle
 from tests.mjpeg_server import free_port
+from tests.runtime.test_decision import decision
 from tests.runtime.test_stream import command, records_of, refused, stream, wait_for
 from tests.videos import bikes_path, moving_bar, write_video
 from tests.webhook_server import webhook_server
@@ -220,3 +225,23 @@ def test_a_wrong_webhook_is_refused_without_showing_it(bundle, short_video, tmp_
     assert done.returncode == 2
     assert "a webhook is an http:// or https:// URL" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+# ---- silence
+
+
+def test_only_a_camera_that_is_silent_for_long_has_its_action_ended(bundle, tmp_path):
+    frame = Frame(np.zeros((8, 8, 3), np.uint8), 0, 1.0, 0)
+    spoke = replace(decision(time_s=1.0), action=bundle.labels[0], label=bundle.labels[0])
+    path = tmp_path / "events.jsonl"
+    with Outputs(bundle, "camera") as outputs, EventLog(EventFile(path)) as log:
+        outputs.log_to(log)
+        outputs.end_if_silent(10**12)  # no frame yet: nothing to end
+        outputs.show(Moment(frame, spoke, ()))
+        outputs.end_if_silent(round(4.9e9))
+        assert not of_type(records_of(path), "action")
+        outputs.end_if_silent(round(5.1e9))
+        (ended,) = of_type(records_of(path), "action")
+        assert ended["label"] == bundle.labels[0]
+        outputs.end_if_silent(round(9e9))
+        assert len(of_type(records_of(path), "action")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -254,6 +255,22 @@ def fill(folder):
         while True:
             file.write(bytes(512))
     return filler
+
+
+def test_an_action_ends_when_its_camera_falls_silent(bundle, tmp_path):
+    flows = threading.Event()
+    flows.set()
+    with mjpeg_camera(free_port(), flows=flows) as url, started(bundle, url, tmp_path) as run:
+        run.wait_for_decisions(10)
+        wait_for(lambda: len(run.of("action_start")) > len(run.of("action")), run.process)
+        flows.clear()
+        ended = len(run.of("action"))
+        wait_for(lambda: len(run.of("action")) > ended, run.process, timeout_s=15)
+        assert run.records[-1]["type"] == "action", "nothing came after it"
+        assert run.records[-1]["end_s"] <= run.of("decision")[-1]["stream_time_s"]
+        flows.set()
+        starts = len(run.of("action_start"))
+        wait_for(lambda: len(run.of("action_start")) > starts, run.process)
 
 
 @pytest.mark.namespaces
