@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ratios",
         nargs="+",
-        type=_case,
+        type=parse_case,
         metavar="BACKBONE:SIZE",
         help="TDRL against plain and INT8 against float, for these",
     )
@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sessions",
         nargs="*",
-        type=_case,
+        type=parse_case,
         metavar="BACKBONE:SIZE",
         help="the runtime's sessions against one another, on these or on --bundle, or on both",
     )
@@ -254,11 +254,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _case(text: str) -> tuple[str, int]:
+def parse_case(text: str) -> tuple[str, int]:
     """A backbone and a size.
 
     Example:
-        >>> _case("resnet18:224")
+        >>> parse_case("resnet18:224")
         ('resnet18', 224)
     """
     backbone, _, size = text.partition(":")

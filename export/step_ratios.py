@@ -215,7 +215,7 @@ def _thresholds(step: Path, states: Sequence[StateSpec]) -> dict[str, float]:
 
 
 def cpu_times(
-    steps: Mapping[Key, Callable[[], object]], rounds: int, title: str
+    steps: Mapping[Key, Callable[[], object]], rounds: int, title: str, *, warm_up: int = WARM_UP
 ) -> dict[Key, NDArray[np.float64]]:
     """CPU time of each step in each round, milliseconds, shape (rounds,), after a warm-up.
 
@@ -223,9 +223,10 @@ def cpu_times(
         steps: What runs once in a round, by name.
         rounds: Rounds, >= 1.
         title: Of the progress bar.
+        warm_up: Runs of each before the first round.
     """
     for step in steps.values():
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             step()
     times: dict[Key, list[float]] = {name: [] for name in steps}
     for _ in tqdm(range(rounds), desc=title, unit="round", disable=None, leave=False):

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from export.decibels import bounded_db
 from export.proof.cause import Evidence, blind_spots, find_cause
+from export.proof.expected import expected_of
 from export.proof.golden import (
     ONE_PHASE,
     ROWS,
@@ -212,6 +213,10 @@ def verify(opener: Opener, precisions: Sequence[Precision], effort: Effort) -> R
     facts, idle = _facts(opener.backend), device_state()
     pictures = check_camera_pictures(bundle, golden)
     proofs = [prove(opener, golden, precision, effort) for precision in precisions]
+    for proof in proofs:
+        proof.expected = expected_of(
+            bundle, str(facts.get("board", "")), proof.precision, proof.timings
+        )
     return Report(
         bundle=bundle.name,
         graphs=dict(bundle.sha256),

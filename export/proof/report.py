@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from export.decibels import LARGEST_DB
+from export.proof.expected import Expected
 from export.proof.golden import BadStep, PictureCheck
 from export.proof.latency import Timing
 from runtime.device_facts import Facts
@@ -58,6 +59,7 @@ class Proof:
         checks: What was checked; it ends with the first that failed.
         timings: Latency.
         blind_to: Faults that the golden sequence would not show; see `export.proof.cause`.
+        expected: What was predicted of this board before any was measured; None where nothing was.
         error: Why there is no engine or no answer; empty where there is.
     """
 
@@ -66,6 +68,7 @@ class Proof:
     checks: list[Check] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
     blind_to: list[str] = field(default_factory=list)
+    expected: Expected | None = None
     error: str = ""
 
     @property
@@ -148,6 +151,7 @@ class Report:
                 )
             )
             parts.append(f"A live stream steps every {self.live_interval_ms:.0f} ms.\n")
+        parts += [f"{p.precision}: {p.expected}\n" for p in self.proofs if p.expected is not None]
         parts += [
             f"{proof.precision}: the golden sequence would not show {' or '.join(proof.blind_to)}; "
             "judge this precision by its accuracy too\n"

@@ -1,0 +1,378 @@
+"""The bench: that its numbers are of what they name, that two runs can be compared."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from export.bench import (
+    decision,
+    latency,
+    needed,
+    operations,
+    parts,
+    processes,
+    stages,
+    streams,
+    training,
+)
+from export.bench.__main__ import main
+from export.bench.camera import HEIGHT_PX, WIDTH_PX, camera_file, camera_pictures
+from export.bench.compare import compare, read_run
+from export.bench.effort import SMOKE, TINY
+from export.bench.models import UNITS, Models, Part, StepCall, choice_of, one_thread_session
+from export.bench.resident import main as resident
+from export.bench.run import TABLES, Report, write
+from export.bench.values import Table, Value, values_from_json
+from runtime import preprocess
+from runtime.bundle import load_bundle, load_golden
+from runtime.command import run_command
+from runtime.errors import ExportError
+from runtime.selftest import run_self_test
+from tests.openvino_part import needs_openvino
+
+QUICK = replace(SMOKE, rounds=2, ticks=3, paced_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return Models(tmp_path_factory.mktemp("bench"))
+
+
+def run_of(**medians):
+    table = Table("t", "T", "text", ("a",))
+    for key, (low, median, high) in medians.items():
+        table.values[f"t/{key}"] = Value(median, low, high, "x", 9)
+    return Report("Measured", (0.1, 0.2), {"t": 1.0}, (table,))
+
+
+def test_a_value_is_a_median_with_its_spread():
+    value = Value.of(np.arange(1.0, 12.0), "ms")
+    assert (value.low, value.median, value.high, value.rounds) == (2.0, 6.0, 10.0, 11)
+    assert str(value) == "6.00 (2.00-10.00)"
+    assert str(Value.of([25.21], "ms")) == "25.2 (25.2-25.2)"
+
+
+def test_two_runs_agree_where_their_spreads_overlap():
+    old = run_of(same=(1, 2, 3), near=(1, 2, 3), far=(1, 2, 3), gone=(1, 2, 3))
+    new = run_of(same=(1, 2, 3), near=(2.9, 4, 5), far=(3.1, 4, 5), new=(1, 2, 3))
+    found = compare(old.values, new.values)
+    assert set(found.agree) == {"t/same", "t/near"}
+    assert set(found.differ) == {"t/far"}
+    assert (
+        found.text() == "2 of 3 numbers agree\n  t/far: was 2.00 (1.00-3.00), is 4.00 (3.10-5.00)"
+    )
+
+
+def test_a_number_of_one_round_has_no_spread_to_compare():
+    old, new = (run_of(a=(1, 2, 3)).values for _ in range(2))
+    once = Value(9, 9, 9, "MB", 1)
+    assert compare(old | {"t/b": once}, new | {"t/b": Value(5, 5, 5, "MB", 1)}).differ == {}
+
+
+def test_runs_of_other_things_are_not_compared():
+    with pytest.raises(ExportError, match="no number in common"):
+        compare(run_of(a=(1, 2, 3)).values, run_of(b=(1, 2, 3)).values)
+
+
+def test_a_run_is_read_back(tmp_path):
+    report = run_of(a=(1, 2, 3))
+    path = write(report, tmp_path)
+    assert path.name == "bench.md"
+    assert read_run(tmp_path / "bench.json") == report.values
+    assert "Load average 0.1 before and 0.2 after" in path.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"tables": [{"values": {"a": {"x": 1}}}]}', "[]"])
+def test_a_file_that_is_no_run(tmp_path, text):
+    (tmp_path / "no.json").write_text(text)
+    with pytest.raises(ExportError, match="is no run of `make bench`"):
+        read_run(tmp_path / "no.json")
+
+
+def test_limits_are_reached_or_missed():
+    values = {
+        "decision/resnet50 at 224/eager/chosen": Value(19.9, 19, 21, "x", 9),
+        "parts/resnet50 at 224/openvino int8/both": Value(1.25, 1.2, 1.3, "x", 9),
+        "latency/tiny at 48/limit": Value(14.0, 14, 14, "ms", 1),
+        "latency/tiny at 48/p99": Value(14.1, 14.1, 14.1, "ms", 1),
+    }
+    text = needed.as_markdown(values)
+    assert "| ≥ 20 | 19.9 (19.0-21.0) | **missed** |" in text
+    assert "| ≤ 1.25 | 1.25 (1.20-1.30) | reached |" in text
+    assert "| ≤ 14 | 14.1 (14.1-14.1) | **missed** |" in text
+    assert len(text.splitlines()) == 2 + 3
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """CPU time that only passes when a test says so."""
+    now = [0]
+    monkeypatch.setattr("export.step_ratios.time.process_time_ns", lambda: now[0])
+    return lambda ms: now.__setitem__(0, now[0] + round(ms * 1e6))
+
+
+def test_a_decision_is_divided_by_the_right_one(models, clock, monkeypatch):
+    monkeypatch.setattr(decision, "eager_call", lambda case, segments: lambda: clock(80))
+    monkeypatch.setattr(decision, "clip_call", lambda *_: lambda: clock(24))
+    sessions = iter((6, 2))
+    takes = {}
+
+    class Slow(StepCall):
+        def __init__(self, session, size_px):
+            super().__init__(session, size_px)
+            takes[id(self)] = next(sessions)
+
+        def __call__(self):
+            clock(takes[id(self)])
+
+    monkeypatch.setattr(decision, "StepCall", Slow)
+    values = decision.measure(models, QUICK).values
+    medians = {key.removeprefix("decision/tiny at 48/"): v.median for key, v in values.items()}
+    assert medians["clip/step"] == 4
+    assert medians["eager/step"] == pytest.approx(80 / 6, abs=1e-3)
+    assert medians["eager/chosen"] == 40
+
+
+def test_streams_are_divided_by_as_many_steps_of_one(models, clock, monkeypatch):
+    """8 streams cost at most 8 steps: the table holds the step divided by N × one."""
+
+    class Slow(StepCall):
+        def __init__(self, session, size_px):
+            super().__init__(session, size_px)
+            self.ms = {1: 5, 8: 30}[session.num_streams]
+
+        def __call__(self):
+            clock(self.ms)
+
+    monkeypatch.setattr(streams, "StepCall", Slow)
+    values = streams.measure_streams(models, QUICK).values
+    assert values["streams/tiny at 48/1"].median == 5
+    assert values["streams/tiny at 48/8"].median == 30 / 40
+    limits = {each.key: each.limit for each in needed.FIXED}
+    assert limits["streams/tiny at 48/8"] == 4 / 8
+    assert limits["streams/resnet50 at 224/8"] == 8 / 8
+
+
+def test_parts_are_divided_by_the_plain_backbone(models, clock, monkeypatch):
+    ms = dict(zip(UNITS, (10, 11, 12, 13), strict=True))
+    units: list[Part] = []
+
+    class Slow(StepCall):
+        def __init__(self, session, size_px):
+            units.append(list(UNITS)[len(units) % 4])
+            self.unit = units[-1]
+
+        def __call__(self):
+            clock(ms[self.unit])
+
+    monkeypatch.setattr(parts, "StepCall", Slow)
+    monkeypatch.setattr(parts, "sessions", lambda: [choice_of("ort", "float32")])
+    values = parts.measure(models, QUICK).values
+    start = "parts/tiny at 48/ort float32/"
+    found = {key.removeprefix(start): value.median for key, value in values.items()}
+    assert found == {"plain": 10, "PEM": 1.1, "TM": 1.2, "both": 1.3}
+
+
+def test_each_part_has_the_states_it_needs(models):
+    states = {part: models.bundle(TINY, part).graph("step").states for part in UNITS}
+    shapes = {part: sorted(len(s.shape) for s in found) for part, found in states.items()}
+    assert shapes == {"none": [], "PEM": [2], "TM": [4] * 4, "both": [2, *[4] * 4]}
+
+
+def test_a_call_goes_through_all_phases(models, monkeypatch):
+    with one_thread_session(models.bundle(TINY), choice_of("ort", "float32"), phases=3) as session:
+        seen = []
+        step, call = session.step, StepCall(session, 48)
+
+        def counted(phase, *rest):
+            seen.append(phase)
+            return step(phase, *rest)
+
+        monkeypatch.setattr(session, "step", counted)
+        for _ in range(6):
+            call()
+    assert seen == [1, 2, 0, 1, 2, 0]
+
+
+def test_phases_share_a_core(models):
+    table = streams.measure_phases(models, QUICK)
+    rates = {line[2]: line[4] for line in table.rows}
+    assert rates == {"1": "4", "2": "8"}  # T 8 in two seconds
+    assert "phases/tiny at 48/T8/recomputed" in table.values
+
+
+def test_a_made_bundle_passes_the_start_up_check(models):
+    models.whole_bundle(TINY)
+    bundle = load_bundle(models.bundle(TINY).folder)
+    with one_thread_session(bundle, choice_of("ort", "float32")) as session:
+        run_self_test(bundle, session, "float32")
+    assert len(load_golden(bundle).camera_frames) == 3
+
+
+def test_pictures_are_a_camera_s():
+    first, second = camera_pictures(2)
+    assert first.shape == (HEIGHT_PX, WIDTH_PX, 3)
+    assert first.dtype == np.uint8
+    assert (first != second).mean() > 0.5
+
+
+def test_stages_add_up(models, tmp_path):
+    table = stages.measure_stages(models, QUICK, tmp_path)
+    medians = {k.removeprefix("stages/tiny at 48/"): v for k, v in table.values.items()}
+    assert set(medians) == {*stages.COLUMNS, "own", "JPEG", "line"}
+    own = sum(medians[name].low for name in stages.OWN)
+    assert own <= medians["own"].high
+    lines = (tmp_path / "tiny-48-both.jsonl").read_text().splitlines()
+    longest = max(len(line) + 1 for line in lines)
+    assert 0.8 * longest < medians["line"].median <= longest
+    ticks = [json.loads(line) for line in lines]
+    decisions = [line for line in ticks if line["type"] == "decision"]
+    assert len(decisions) == QUICK.ticks + stages.WARM_UP
+
+
+def test_a_slow_stage_is_seen(models, tmp_path, monkeypatch):
+    """Resizing that takes 20 ms more shows there, once, and in the runtime's own cost."""
+
+    def slow(*arguments):
+        until = time.process_time_ns() + 20_000_000
+        while time.process_time_ns() < until:
+            pass
+        return fit(*arguments)
+
+    fit = preprocess.fit_picture
+    monkeypatch.setattr(stages, "fit_picture", slow)
+    monkeypatch.setattr("runtime.stepper.fit_picture", slow)
+    values = stages.measure_stages(models, QUICK, tmp_path).values
+    assert 20 < values["stages/tiny at 48/resize"].median < 30
+    assert 20 < values["stages/tiny at 48/own"].median < 40
+    assert values["stages/tiny at 48/decide"].median < 10
+
+
+def test_latency_is_of_sources_at_their_own_pace(models, tmp_path):
+    effort = replace(QUICK, paced_s=1.2)
+    table = latency.measure(models, effort, tmp_path)
+    names = ("tiny at 48", "tiny at 48, 8 streams")
+    counts = {line[0]: int(line[1]) for line in table.rows}
+    assert counts[names[0]] == 5  # ticks at 0, 0.25, ... 1.0 s
+    # one may begin with the tick that is just gone; one that the machine was too busy for is missed
+    assert 8 * 3 <= counts[names[1]] <= 8 * 6
+    for name in names:
+        step, late, limit = (
+            table.values[f"latency/{name}/{what}"].median for what in ("step", "latency", "limit")
+        )
+        assert late > step
+        assert limit == pytest.approx(2 * step + (50 if name == names[1] else 10), abs=1e-3)
+
+
+def test_memory_is_of_a_process_of_its_own(models, capsys):
+    bundle = models.bundle(TINY)
+    resident([str(bundle.folder), "2", "ort", "float32"])
+    imported, opened, after = (float(part) for part in capsys.readouterr().out.split())
+    assert 20 < imported <= opened <= after * 1.05
+    assert processes.state_mb(bundle, "int8") < processes.state_mb(bundle, "float32")
+    vector, *maps = bundle.graph("step").states
+    numbers = sum(np.prod(state.shape) for state in (vector, *maps))
+    assert processes.state_mb(bundle, "float32") == pytest.approx(2 * 4 * numbers / 1e6)
+
+
+def test_a_process_that_fails_is_named(models, monkeypatch):
+    monkeypatch.setattr(processes, "fast_choice", lambda: choice_of("ort", "float16"))
+    with pytest.raises(ExportError, match=r"python -m export.bench.resident failed: error: .*step"):
+        processes.measure_memory(models, replace(QUICK, streams=(1, 2)))
+
+
+@pytest.mark.slow
+def test_start_and_training(models, tmp_path):
+    start = processes.measure_start(models, QUICK, tmp_path)
+    assert start.values["start/import"].median < start.values["start/tiny at 48/wall"].median
+    speeds = training.measure(QUICK, tmp_path)
+    assert speeds.values["training/both"].median < speeds.values["training/loader"].median
+
+
+@needs_openvino
+def test_operations_are_counted(models):
+    line = TABLES["operations"](models, QUICK, Path()).rows[0]
+    plain, tdrl = (int(cell.partition("(")[2].rstrip(")")) for cell in line[1:3])
+    assert 10 < plain < tdrl
+    assert "FullyConnected" in line[3]  # the gates' products
+
+
+def test_the_first_run_of_a_profile_does_not_count(models, monkeypatch):
+    """Counters hold means over all runs: 1000 ms for the first and 2 ms for each other."""
+
+    class Request:
+        runs = 0
+
+        def infer(self):
+            self.runs += 1
+
+        def get_profiling_info(self):
+            mean_ms = (1000 + 2 * (self.runs - 1)) / self.runs
+            return [
+                SimpleNamespace(
+                    node_name="a",
+                    node_type="Add",
+                    status=SimpleNamespace(name="EXECUTED"),
+                    real_time=timedelta(milliseconds=mean_ms),
+                )
+            ]
+
+    monkeypatch.setattr(operations, "_request", lambda path: Request())
+    profile = operations._profile(models, TINY, "both", 50)
+    assert profile.ms["Add"] == pytest.approx(2, abs=0.01)
+    assert profile.calls == 1
+
+
+def test_the_command_prints_and_compares(tmp_path, capsys):
+    arguments = ["--effort", "smoke", "--only", "streams"]
+    assert run_command(lambda: main([*arguments, "--out", str(tmp_path)])) == 0
+    text = (tmp_path / "bench.md").read_text()
+    assert "| tiny at 48 |" in text
+    stored = tmp_path / "bench.json"
+    data = json.loads(stored.read_text())
+    for key, value in values_from_json(data).items():
+        wide = {**value.__dict__, "low": 0.0, "high": 1e9}
+        data["tables"][0]["values"][key] = wide
+    stored.write_text(json.dumps(data))
+    assert run_command(lambda: main([*arguments, "--compare", str(stored)])) == 0
+    assert "2 of 2 numbers agree" in capsys.readouterr().out
+    for value in data["tables"][0]["values"].values():
+        value["low"] = value["high"] = 1e6
+    stored.write_text(json.dumps(data))
+    assert run_command(lambda: main([*arguments, "--compare", str(stored)])) == 1
+    assert "1 ratios do not agree" in capsys.readouterr().err
+
+
+def test_a_wrong_file_is_refused_before_anything_runs(tmp_path, capsys):
+    assert run_command(lambda: main(["--compare", str(tmp_path / "none.json")])) == 1
+    assert "pass the JSON that an earlier run wrote" in capsys.readouterr().err
+
+
+def test_plots_are_drawn_of_what_there_is(models, tmp_path):
+    table = streams.measure_streams(models, QUICK)
+    path = write(Report("Measured", (0, 0), {}, (table,)), tmp_path)
+    assert "![streams](bench-streams.png)" in path.read_text()
+    assert (tmp_path / "bench-streams.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "bench-decision.png").exists()
+
+
+def test_larger_pictures_cost_more_to_decode(models, tmp_path):
+    values = TABLES["decode"](models, QUICK, tmp_path).values
+    small, large = (values[f"decode/{size}"] for size in ("640x360", "1920x1080"))
+    assert 2 * small.median < large.median
+    assert small.rounds == QUICK.seconds
+
+
+def test_a_camera_file_is_made_once(tmp_path):
+    path = camera_file(tmp_path, 0.2)
+    before = path.stat().st_mtime_ns
+    assert camera_file(tmp_path, 0.2) == path
+    assert path.stat().st_mtime_ns == before
