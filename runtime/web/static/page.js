@@ -111,9 +111,18 @@ function soon(...jobs) { // at most once a picture of the screen
 
 function showAll() { showNow(); showEvents(); showCharts(); }
 
+function shortNames(names) { // without the folder or host that they all share
+  const [first, ...others] = names;
+  let shared = others.length ? first.length : 0;
+  for (const name of others) while (!name.startsWith(first.slice(0, shared))) shared--;
+  const cut = first ? first.slice(0, shared).lastIndexOf("/") + 1 : 0;
+  return names.map((name) => name.slice(cut) || name);
+}
+
 function showTabs() {
+  const names = shortNames(streams.map((stream) => stream.name));
   byId("tabs").replaceChildren(...streams.map((stream, number) => {
-    const tab = element("button", stream.name);
+    const tab = element("button", names[number]);
     tab.title = stream.name;
     tab.setAttribute("role", "tab");
     tab.setAttribute("aria-selected", String(number === shown));

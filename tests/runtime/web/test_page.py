@@ -172,6 +172,22 @@ def test_tabs_switch_between_streams(bundle, page):
         assert page.value("document.getElementById('no-picture').hidden") is False
 
 
+def test_a_tab_leaves_out_the_folder_or_host_that_all_share(page, bundle):
+    with running(bundle, name="/videos/door/monday.mp4") as run:
+        names = "[...document.querySelectorAll('#tabs button')].map((tab) => tab.textContent)"
+        page.open(f"http://{HOME}:{run.port}/")
+        page.wait(LIVE)
+        assert page.value(names) == ["/videos/door/monday.mp4"]
+        yard = run.server.board.add(bundle, run.stream)
+        yard.name = "/videos/yard/monday.mp4"
+        page.open(f"http://{HOME}:{run.port}/")
+        page.wait(LIVE)
+        assert page.value(names) == ["door/monday.mp4", "yard/monday.mp4"]
+        assert page.value("document.querySelector('#tabs button').title") == (
+            "/videos/door/monday.mp4"
+        )
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_scrolls_in_one_direction_only(bundle, page, dark):
     with running(bundle, name="rtsp://***@a-camera-with-a-very-long-name.example/stream1") as run:
