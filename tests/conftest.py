@@ -4,11 +4,15 @@ import importlib.util
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.browser import CHROMIUM
 
 # what no CI can promise
 EXCUSED = ("gpu", "soak", "shared", "namespaces")
+# other programs may stop this one: time says nothing about an example
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 # runs under the system's Python, which has GObject
 collect_ignore = ["rtsp_server.py"]
 
