@@ -73,6 +73,12 @@ class StateSpec:
     shape: tuple[int, ...]
     dtype: StateDtype
 
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(
+                f"{self.name_in} has shape {list(self.shape)}, every size must be >= 1"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """The spec as `bundle.json` stores it."""
         return {

@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.fake_cuda import CAPABILITY, GPU, MEMORY_BYTES, CudaError, Machine, Pinned
+from tests.fake_cuda import (
+    CAPABILITY,
+    GPU,
+    MEMORY_BYTES,
+    POISON,
+    CudaError,
+    Machine,
+    Pinned,
+)
 
 STREAM = 0x5EED
 Error = enum.IntEnum("Error", {"cudaSuccess": 0, "cudaErrorUnknown": 999})
@@ -57,6 +65,8 @@ class _Functions:
         self._machine = machine
         self._handles = itertools.count(1)
         self._hosts: dict[int, Pinned] = {}
+        # kept, as poison: a wrong session writes here, and must not write into the test's own heap
+        self._freed: list[Pinned] = []
         self.last_error = ""
 
     def cudaGetErrorString(self, code: Error) -> bytes:
@@ -106,7 +116,10 @@ class _Functions:
         return self._hosts[host].get_device_pointer()
 
     def cudaFreeHost(self, host: int) -> None:
-        self._hosts.pop(host).free()
+        pinned = self._hosts.pop(host)
+        pinned.free()
+        pinned.bytes[:] = POISON
+        self._freed.append(pinned)
 
     def cudaMemsetAsync(self, address: int, value: int, count: int, stream: int) -> None:
         self._check(stream)

@@ -1,5 +1,6 @@
 """Two processes train as one: started by torchrun, by ourselves, or as torchrun starts them."""
 
+import gc
 import os
 import signal
 import socket
@@ -67,6 +68,7 @@ def start_process(rank, port, body):
     pid = os.fork()
     if pid == 0:
         status = 99
+        gc.freeze()  # what this process holds of native libraries is not ended in a copy of it
         try:
             signal.alarm(120)  # a process that waits for ever is a failure
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
