@@ -16,6 +16,7 @@ from runtime.bundle import FRAME_INPUT
 from runtime.errors import ExportError
 from runtime.sessions.ov import (
     SETTINGS,
+    core_of,
     has_openvino,
     import_openvino,
     keep_quantisers_behind_concat,
@@ -95,7 +96,7 @@ def _request(path: Path) -> Any:
     openvino = import_openvino()
     settings = SETTINGS | {"PERF_COUNT": "YES", "INFERENCE_NUM_THREADS": "1"}
     try:
-        core = openvino.Core()
+        core = core_of(openvino)
         model = core.read_model(str(path))
         keep_quantisers_behind_concat(model)
         request = core.compile_model(model, "CPU", settings).create_infer_request()

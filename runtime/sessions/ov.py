@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,13 +141,27 @@ def compiled_step(graph: Path | bytes, threads: int | None = None) -> Any:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     try:
-        core = openvino.Core()
+        core = core_of(openvino)
         model = core.read_model(graph if isinstance(graph, bytes) else str(graph))
         keep_quantisers_behind_concat(model)
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as err:
         what = "a step graph's bytes" if isinstance(graph, bytes) else graph
         raise SessionError(f"OpenVINO cannot load {what}: {_said(err)}") from err
+
+
+@cache
+def core_of(openvino: Any) -> Any:
+    """The process's one Core, never closed.
+
+    OpenVINO gives the calling thread a stack of its own for signal handlers, and the last one back
+    when its Core goes. Two of them that go in the order in which they came leave one that is not
+    there any more, and the next signal, a Ctrl-C, kills the process.
+
+    Args:
+        openvino: The module.
+    """
+    return openvino.Core()
 
 
 def keep_quantisers_behind_concat(model: Any) -> None:

@@ -311,3 +311,30 @@ def test_a_closed_session_gives_its_memory_back(tmp_path):
     kept += [use() for _ in range(10)]
     assert resident_bytes() - before < 3_000_000
     assert len(kept) == 15
+
+
+SIGNAL_AFTER_TWO = """
+import gc, os, signal, sys
+from pathlib import Path
+from runtime.bundle import load_bundle
+from runtime.sessions.ov import OvStepSession
+
+bundle = load_bundle(Path(sys.argv[1]))
+first, second = OvStepSession(bundle), OvStepSession(bundle)
+for session in (first, second):
+    session.close()
+del first, second, session
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_two_sessions_is_handled(tmp_path):
+    """Each Core has a stack for signal handlers; the last one left was one that had gone."""
+    folder = write_mini_bundle(tmp_path).folder
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_TWO, str(folder)],
+        cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
