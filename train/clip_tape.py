@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtime.errors import DataError
+from runtime.preprocess import Picture
 from runtime.sources.frame import Frame
 from runtime.sources.memory import MemorySource
 from train.data.decode import DEFAULT_FPS, FrameReader, open_frames
 from train.data.entry import VideoSegment
+from train.data.rounds import in_rounds
 from train.data.truth import Segment
 
 MOST_CLIPS = 120
@@ -71,7 +71,7 @@ def clip_tape(
         The tape; None where fewer than 10 clips can be read.
     """
     parts: list[_Part] = []
-    for clip in in_rounds(clips)[:MOST_CLIPS]:
+    for clip in (clips[i] for i in in_rounds([clip.label for clip in clips])[:MOST_CLIPS]):
         at_s = parts[-1].at_s + parts[-1].length_s if parts else 0.0
         try:
             parts.append(_part_of(clip, at_s, MOST_WINDOWS * window_s))
@@ -84,17 +84,6 @@ def clip_tape(
         for part in parts
     )
     return ClipTape(MemorySource(_frames(parts), name=NAME), truth)
-
-
-def in_rounds(clips: Sequence[VideoSegment], seed: int = 0) -> list[VideoSegment]:
-    """All clips in rounds, each with at most one clip of a class, in random order."""
-    rounds: defaultdict[int, list[VideoSegment]] = defaultdict(list)
-    seen: defaultdict[int, int] = defaultdict(int)
-    for index in np.random.default_rng(seed).permutation(len(clips)).tolist():
-        clip = clips[index]
-        rounds[seen[clip.label]].append(clip)
-        seen[clip.label] += 1
-    return [clip for number in sorted(rounds) for clip in rounds[number]]
 
 
 def _part_of(clip: VideoSegment, at_s: float, most_s: float) -> _Part:
@@ -120,22 +109,25 @@ def _frames(parts: Sequence[_Part]) -> Iterator[Frame]:
     count = 0
     for part in parts:
         try:
-            with _open(part.clip) as reader:
-                wanted = np.arange(part.first, part.last + 1)
-                times_s = part.at_s + reader.times_s[wanted] - reader.times_s[part.first]
-                for chunk in range(0, len(wanted), CHUNK):
-                    for frame in _chunk(reader, wanted[chunk : chunk + CHUNK], times_s[chunk:]):
-                        yield Frame(frame.image_rgb, count, frame.stream_time_s, frame.grabbed_ns)
-                        count += 1
+            for picture, time_s in _pictures(part):
+                yield Frame(picture, count, time_s, time.monotonic_ns())
+                count += 1
         except DataError as err:  # the rest of a damaged clip is a gap
             logger.warning("the tape of clips has a gap: %s", err)
 
 
-def _chunk(
-    reader: FrameReader, wanted: NDArray[np.int64], times_s: NDArray[np.float64]
-) -> Iterator[Frame]:
-    for picture, time_s in zip(reader.frames(wanted), times_s, strict=False):
-        yield Frame(picture, 0, float(time_s), time.monotonic_ns())
+def _pictures(part: _Part) -> Iterator[tuple[Picture, float]]:
+    """A part's pictures and their times on the tape.
+
+    Raises:
+        DataError: The recording cannot be read.
+    """
+    with _open(part.clip) as reader:
+        shift_s = part.at_s - float(reader.times_s[part.first])
+        for first in range(part.first, part.last + 1, CHUNK):
+            wanted = np.arange(first, min(first + CHUNK, part.last + 1))
+            for picture, time_s in zip(reader.frames(wanted), reader.times_s[wanted], strict=True):
+                yield picture, float(time_s) + shift_s
 
 
 def _open(clip: VideoSegment) -> FrameReader:

@@ -11,8 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from runtime.errors import DataError
 from train.data.arrow_of_time import load_arrays
 from train.data.entry import VideoSegment
@@ -31,6 +29,7 @@ from train.data.formats import (
 from train.data.formats.base import Clip, Format, NoSplitError, missing_of
 from train.data.formats.spec import DataSpec, read_spec, require_used
 from train.data.formats.table import near_match
+from train.data.rounds import in_rounds
 from train.data.split import Split
 from train.data.truth import Segment, read_truth
 
@@ -148,12 +147,7 @@ def calibration_part(
     train: Sequence[VideoSegment], most: int = CALIBRATION_CLIPS, seed: int = 0
 ) -> tuple[VideoSegment, ...]:
     """A part of the training clips, all classes equally, the same every time, in their order."""
-    order = np.random.default_rng(seed).permutation(len(train))
-    turns: defaultdict[int, list[int]] = defaultdict(list)
-    for index in order.tolist():
-        turns[train[index].label].append(index)
-    rank = {index: turn for found in turns.values() for turn, index in enumerate(found)}
-    chosen = sorted(order.tolist(), key=rank.__getitem__)[:most]
+    chosen = in_rounds([clip.label for clip in train], seed)[:most]
     return tuple(train[index] for index in sorted(chosen))
 
 

@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 from runtime.errors import DataError
 from runtime.preprocess import Picture
 from runtime.sources.capture import quiet_native_logs, rgb_from_bgr
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# Optical flow is kept beside the pictures by some data sets: `flow_x_00001.jpg`.
-FLOW_PREFIX = "flow"
+from runtime.sources.images import FLOW_PREFIX, SUFFIXES
 
 _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<after>\.\w+)")
 _FIELD = re.compile(r"\{(:0?\d*d)?\}")

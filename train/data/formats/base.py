@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import DataError
+from runtime.sources.images import SUFFIXES as PICTURE_SUFFIXES
 from train.data.formats.spec import DataSpec
 from train.data.formats.table import near_match
-from train.data.frame_folder import SUFFIXES as PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".flv")
