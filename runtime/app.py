@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -256,10 +255,9 @@ def _open_outputs(
             each.log_to(log)
     if options.record is not None:
         _record(outputs, options.record, options, opened)
-    lock = threading.RLock()
-    for lane, each in outputs.items():
-        each.share(lock)
-        each.prefix = f"{lane.name}: " if len(outputs) > 1 else ""
+    if len(outputs) > 1:
+        for lane, each in outputs.items():
+            each.prefix = f"{lane.name}: "
     return outputs
 
 

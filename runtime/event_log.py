@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 
 from runtime.build_lock import lock_now
 from runtime.command import one_line
+from runtime.files import write_all
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class EventFile:
 
 
 class EventLog:
-    """Appends lines to a file.
+    """Appends lines to a file. Safe from any thread.
 
     Args:
         where: The file; made if needed, appended to if it is there.
@@ -51,6 +53,7 @@ class EventLog:
 
     def __init__(self, where: EventFile) -> None:
         self.lost = 0
+        self._lock = threading.Lock()
         self._where = where
         self._lost_now = 0
         self._size = 0
@@ -65,6 +68,22 @@ class EventLog:
         Raises:
             ValueError: A value that JSON has no word for, as NaN, or the log is closed.
         """
+        with self._lock:
+            self._write(record)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with self._lock:
+            self._is_closed = True
+            self._forget()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
         if self._is_closed:
             raise ValueError(f"{self._where.path} is closed")
         line = _line(record)
@@ -81,17 +100,6 @@ class EventLog:
                 "%s: written again, %d lines were lost", self._where.path, self._lost_now
             )
             self._lost_now = 0
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self._is_closed = True
-        self._forget()
-
-    def __enter__(self) -> EventLog:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _open(self) -> BinaryIO:
         path = self._where.path
@@ -114,10 +122,8 @@ class EventLog:
             self._forget()
         if self._file is None:
             self._file = self._open()
-        rest = memoryview(line)
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            write_all(self._file, line)
         except OSError:
             with suppress(OSError):
                 self._file.truncate(self._size)

@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHUNK_BYTES = 1 << 20
 
@@ -36,6 +37,17 @@ def write_json(path: Path, value: Any) -> None:
     with whole_file(path) as part:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
+
+
+def write_all(file: BinaryIO | FileIO, data: bytes) -> None:
+    """Write bytes to an unbuffered file, which may take them in parts.
+
+    Raises:
+        OSError: The disk is full or gone; a part may be written.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Outputs:
             self._opened = opened.pop_all()
         self._log: EventLog | None = None
         self._recorder: Recorder | None = None
-        self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._lock = threading.RLock()
         self._last_ns: int | None = None
 
     def record_to(self, recorder: Recorder) -> None:
@@ -93,10 +93,6 @@ class Outputs:
     def log_to(self, log: EventLog) -> None:
         """Write events there from now on, beside other streams; the caller opens and closes it."""
         self._log = log
-
-    def share(self, lock: AbstractContextManager[Any]) -> None:
-        """Write under this lock from now on: the streams of a run share their outputs."""
-        self._lock = lock
 
     def show(self, moment: Moment) -> bool:
         """Pass a moment on.

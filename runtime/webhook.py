@@ -176,12 +176,12 @@ class Webhook:
             return WebhookCounts(self._sent, self._dropped, self._failed_tries)
 
     def send(self, record: Mapping[str, Any]) -> None:
-        """Queue one event; returns at once. After `close` it is dropped."""
-        self._number += 1
-        body = json.dumps(
-            {"id": f"{self._run}-{self._number}", **record}, ensure_ascii=False, allow_nan=False
-        ).encode()
+        """Queue one event; returns at once. After `close` it is dropped. Safe from any thread."""
         with self._changed:
+            self._number += 1
+            body = json.dumps(
+                {"id": f"{self._run}-{self._number}", **record}, ensure_ascii=False, allow_nan=False
+            ).encode()
             if self._ends_at_s is not None:
                 self._dropped += 1
                 return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runtime.build_lock import lock_now
 from runtime.errors import DataError
+from runtime.files import write_all
 
 NAME = ".recordings.jsonl"
 
@@ -72,10 +73,8 @@ class Journal:
             OSError: The disk is full; nothing is noted.
         """
         end = self._file.seek(0, 2)
-        rest = memoryview(json.dumps(asdict(entry)).encode() + b"\n")
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            write_all(self._file, json.dumps(asdict(entry)).encode() + b"\n")
         except OSError:
             self._file.truncate(end)
             raise

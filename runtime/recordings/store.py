@@ -20,6 +20,7 @@ from typing import IO
 
 from runtime.build_lock import lock_now
 from runtime.command import one_line
+from runtime.files import write_all
 from runtime.recordings.manifest import RECORDING_JSON, Manifest, is_recording
 
 LARGEST_SHARE = 4  # a single recording may fill this part of the room: a quarter
@@ -264,6 +265,4 @@ def _size_of(folder: Path) -> int:
 def _write_new(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
+        write_all(file, data)
