@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.bundle import (
-    FRAME_INPUT,
-    GRAPH_OF,
-    LOGITS_OUTPUT,
-    RESET_INPUT,
-    Bundle,
-    GraphKind,
-    StateSpec,
-)
+from runtime.bundle import FRAME_INPUT, GRAPH_OF, Bundle, GraphKind, StateSpec
 from runtime.engine import ANY_GPU, Engine
 from runtime.errors import EngineError
 from runtime.nvidia import library_version
 from runtime.nvidia_types import TensorRT
 from runtime.sessions.cuda_memory import DeviceInfo
+from runtime.sessions.step_io import Tensor, step_tensors
 
 if TYPE_CHECKING:
     import tensorrt as nv
@@ -33,12 +26,8 @@ TRT_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "u
 REBUILD = "delete the engine and run `make engine`"
 
 
-@dataclass(frozen=True)
-class Tensor:
+class EngineTensor(Tensor):
     """One input or output of an engine."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
     @property
     def size_bytes(self) -> int:
@@ -50,11 +39,11 @@ class Tensor:
         return f"{self.shape} {self.dtype}"
 
 
-def io_tensors(engine: nv.ICudaEngine) -> dict[str, Tensor]:
+def io_tensors(engine: nv.ICudaEngine) -> dict[str, EngineTensor]:
     """Inputs and outputs of an engine by name."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return {
-        name: Tensor(
+        name: EngineTensor(
             _sizes(engine.get_tensor_shape(name)), _dtype_name(engine.get_tensor_dtype(name))
         )
         for name in names
@@ -62,7 +51,7 @@ def io_tensors(engine: nv.ICudaEngine) -> dict[str, Tensor]:
 
 
 def check_tensors(
-    found: Mapping[str, Tensor], bundle: Bundle, states: tuple[StateSpec, ...], path: Path
+    found: Mapping[str, EngineTensor], bundle: Bundle, states: tuple[StateSpec, ...], path: Path
 ) -> None:
     """Compare an engine's inputs and outputs with the bundle; N is the engine's own.
 
@@ -70,15 +59,11 @@ def check_tensors(
         EngineError: A name, shape or dtype differs.
     """
     num_streams = found[FRAME_INPUT].shape[0] if FRAME_INPUT in found else 1
-    rule = bundle.picture
+    inputs, outputs = step_tensors(bundle, states, num_streams)
     wanted = {
-        FRAME_INPUT: Tensor((num_streams, rule.height_px, rule.width_px, 3), "uint8"),
-        RESET_INPUT: Tensor((num_streams, 1), "float32"),
-        LOGITS_OUTPUT: Tensor((num_streams, len(bundle.labels)), "float32"),
+        name: EngineTensor(tensor.shape, tensor.dtype)
+        for name, tensor in (inputs | outputs).items()
     }
-    for spec in states:
-        tensor = Tensor((num_streams, *spec.shape[1:]), spec.dtype)
-        wanted |= {spec.name_in: tensor, spec.name_out: tensor}
     problems = [
         f"{name} is {found.get(name, 'missing')}, must be {wanted.get(name, 'absent')}"
         for name in sorted(found.keys() | wanted.keys())

@@ -126,22 +126,27 @@ class OvStepSession:
         return request
 
 
-def compiled_step(graph: Path | bytes, threads: int | None = None) -> Any:
+def compiled_step(
+    graph: Path | bytes, threads: int | None = None, *, counters: bool = False
+) -> Any:
     """A step graph as OpenVINO's compiled model, on the CPU and in float32 where it is not INT8.
 
     Args:
         graph: A step graph of any precision, its file or its bytes.
         threads: Threads of one step; OpenVINO's choice where it is None.
+        counters: Time every operation, which costs time itself.
 
     Raises:
         SessionError: OpenVINO is missing or refuses the graph.
     """
     openvino = import_openvino()
     settings = dict(SETTINGS)
+    if counters:
+        settings["PERF_COUNT"] = "YES"
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     try:
-        core = core_of(openvino)
+        core = _core_of(openvino)
         model = core.read_model(graph if isinstance(graph, bytes) else str(graph))
         keep_quantisers_behind_concat(model)
         return core.compile_model(model, "CPU", settings)
@@ -151,7 +156,7 @@ def compiled_step(graph: Path | bytes, threads: int | None = None) -> Any:
 
 
 @cache
-def core_of(openvino: Any) -> Any:
+def _core_of(openvino: Any) -> Any:
     """The process's one Core, never closed.
 
     OpenVINO gives the calling thread a stack of its own for signal handlers, and the last one back

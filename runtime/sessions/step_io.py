@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from runtime.bundle import (
     Bundle,
     GraphSpec,
     Precision,
+    StateSpec,
 )
 from runtime.errors import BundleError
 from runtime.sessions.base import Held, Logits
@@ -63,6 +64,30 @@ def graph_to_load(bundle: Bundle, precision: Precision, num_streams: int | None)
         raise BundleError(f"{path} is no step graph: {err}; export the bundle again") from err
 
 
+def step_tensors(
+    bundle: Bundle, states: Sequence[StateSpec], num_streams: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inputs and outputs that a step graph must have, by name.
+
+    Args:
+        bundle: Picture rule and labels.
+        states: The graph's states; their N is not looked at.
+        num_streams: Rows N.
+    """
+    rule = bundle.picture
+    carried = [(state, Tensor((num_streams, *state.shape[1:]), state.dtype)) for state in states]
+    inputs = {
+        FRAME_INPUT: Tensor((num_streams, rule.height_px, rule.width_px, 3), "uint8"),
+        RESET_INPUT: Tensor((num_streams, 1), "float32"),
+        **{state.name_in: tensor for state, tensor in carried},
+    }
+    outputs = {
+        LOGITS_OUTPUT: Tensor((num_streams, len(bundle.labels)), "float32"),
+        **{state.name_out: tensor for state, tensor in carried},
+    }
+    return inputs, outputs
+
+
 def check_step_graph(
     bundle: Bundle,
     graph: GraphSpec,
@@ -82,19 +107,7 @@ def check_step_graph(
     """
     path = bundle.folder / graph.file
     num_streams = inputs.get(FRAME_INPUT, Tensor((1,), "")).shape[0]
-    rule = bundle.picture
-    states = [
-        (state, Tensor((num_streams, *state.shape[1:]), state.dtype)) for state in graph.states
-    ]
-    wanted_inputs = {
-        FRAME_INPUT: Tensor((num_streams, rule.height_px, rule.width_px, 3), "uint8"),
-        RESET_INPUT: Tensor((num_streams, 1), "float32"),
-        **{state.name_in: tensor for state, tensor in states},
-    }
-    wanted_outputs = {
-        LOGITS_OUTPUT: Tensor((num_streams, len(bundle.labels)), "float32"),
-        **{state.name_out: tensor for state, tensor in states},
-    }
+    wanted_inputs, wanted_outputs = step_tensors(bundle, graph.states, num_streams)
     logits = outputs.get(LOGITS_OUTPUT)
     if logits is not None and logits.shape[-1] != len(bundle.labels):
         raise BundleError(

@@ -38,7 +38,7 @@ from runtime.sessions.cudart import Cudart
 from runtime.sessions.cudart_memory import open_memory
 from runtime.sessions.engine_tensors import (
     REBUILD,
-    Tensor,
+    EngineTensor,
     check_device,
     check_origin,
     check_tensors,
@@ -280,7 +280,7 @@ class TrtStepSession:
         """Held rows as (first row, how many): neighbours are copied at once."""
         if held is None:
             return []
-        wanted = Tensor((self.num_streams,), "bool")
+        wanted = EngineTensor((self.num_streams,), "bool")
         if held.shape != wanted.shape or held.dtype != wanted.dtype:
             raise ValueError(f"held must be {wanted}, got {held.shape} {held.dtype}")
         edges = np.flatnonzero(np.diff(held, prepend=False, append=False))
