@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from export.step_ratios import NUM_CLASSES, Ratio, cpu_times, random_model, ratio_of, write_pair
 from runtime.bundle import Bundle, GraphSpec, Precision
+from runtime.files import sha256_of
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
 from runtime.selftest import sqnr_db
@@ -103,17 +104,20 @@ def session_costs(bundle: Bundle, *, rounds: int) -> list[SessionCost]:
     ]
 
 
-def backbone_bundle(backbone: str, size_px: int, folder: Path) -> Bundle:
+def backbone_bundle(
+    backbone: str, size_px: int, folder: Path, unit: UnitConfig | None = None
+) -> Bundle:
     """Step graphs of a backbone with random weights, float and INT8, as a bundle without the rest.
 
     Args:
         backbone: Its name.
         size_px: Height and width of the picture.
         folder: Where the graphs go.
+        unit: What its blocks carry; TDRL's where it is None.
     """
     rule = PictureRule(height_px=size_px, width_px=size_px)
     step, int8 = (folder / f"{backbone}-{size_px}.{name}.onnx" for name in PRECISIONS)
-    states, int8_states = write_pair(random_model(backbone, UnitConfig()), rule, step, int8)
+    states, int8_states = write_pair(random_model(backbone, unit or UnitConfig()), rule, step, int8)
     return Bundle(
         folder=folder,
         name=f"{backbone} at {size_px}",
@@ -124,6 +128,7 @@ def backbone_bundle(backbone: str, size_px: int, folder: Path) -> Bundle:
             "step": GraphSpec(step.name, states),
             "step_int8": GraphSpec(int8.name, int8_states),
         },
+        sha256={path.name: sha256_of(path) for path in (step, int8)},
     )
 
 

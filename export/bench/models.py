@@ -5,6 +5,7 @@ Cost does not depend on weights. Each is made once, when a table first asks for 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,13 +16,12 @@ from export.bench.effort import Case
 from export.bundle_folder import write_manifest
 from export.golden import camera_frames, golden_frames, write_golden
 from export.int8.quantise import steps_of
-from export.session_cost import wandering_pictures
-from export.step_ratios import NUM_CLASSES, random_model, write_pair
+from export.session_cost import backbone_bundle, wandering_pictures
+from export.step_ratios import random_model
 from export.to_onnx import clip_onnx_from_model
-from runtime.bundle import GOLDEN, MANIFEST, Bundle, GraphSpec, Precision
-from runtime.files import sha256_of, write_json
+from runtime.bundle import GOLDEN, MANIFEST, Bundle, Precision
+from runtime.files import write_json
 from runtime.preprocess import PictureRule
-from runtime.sampling import SamplingContract
 from runtime.sessions.base import StepSession
 from runtime.sessions.choose import Backend, SessionChoice, open_chosen
 from runtime.sessions.ov import has_openvino
@@ -79,26 +79,10 @@ class Models:
         return bundle
 
     def _made_bundle(self, case: Case, part: Part) -> Bundle:
-        backbone, size_px = case
-        folder = self._folder / f"{backbone}-{size_px}-{part}"
+        folder = self._folder / f"{case[0]}-{case[1]}-{part}"
         folder.mkdir()
-        rule = PictureRule(height_px=size_px, width_px=size_px)
-        step, int8 = folder / "step.onnx", folder / "step.int8.onnx"
-        states, int8_states = write_pair(random_model(backbone, UNITS[part]), rule, step, int8)
-        bundle = Bundle(
-            folder=folder,
-            name=name_of(case),
-            labels=tuple(f"class {number}" for number in range(NUM_CLASSES)),
-            picture=rule,
-            sampling=SamplingContract(
-                num_segments=SEGMENTS, window_s=WINDOW_S, consensus_len=SEGMENTS
-            ),
-            graphs={
-                "step": GraphSpec(step.name, states),
-                "step_int8": GraphSpec(int8.name, int8_states),
-            },
-            sha256={path.name: sha256_of(path) for path in (step, int8)} | {GOLDEN: NOT_YET},
-        )
+        made = backbone_bundle(*case, folder, UNITS[part])
+        bundle = replace(made, sha256={**made.sha256, GOLDEN: NOT_YET})
         write_json(folder / MANIFEST, bundle.to_json())
         return bundle
 

@@ -14,13 +14,7 @@ from export.bench.models import Models, Part, name_of, noise
 from export.bench.values import Table
 from runtime.bundle import FRAME_INPUT
 from runtime.errors import ExportError
-from runtime.sessions.ov import (
-    SETTINGS,
-    core_of,
-    has_openvino,
-    import_openvino,
-    keep_quantisers_behind_concat,
-)
+from runtime.sessions.ov import compiled_step, has_openvino, import_openvino
 
 KINDS = 6
 WARM_UP = 20
@@ -93,13 +87,9 @@ def _totals_ms(request: Any, runs: int) -> dict[str, tuple[str, float]]:
 
 
 def _request(path: Path) -> Any:
-    openvino = import_openvino()
-    settings = SETTINGS | {"PERF_COUNT": "YES", "INFERENCE_NUM_THREADS": "1"}
+    openvino, compiled = import_openvino(), compiled_step(path, threads=1, counters=True)
     try:
-        core = core_of(openvino)
-        model = core.read_model(str(path))
-        keep_quantisers_behind_concat(model)
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        request = compiled.create_infer_request()
         for port in request.model_inputs:
             name, shape = port.get_any_name(), tuple(port.get_shape())
             dtype = port.get_element_type().to_dtype()

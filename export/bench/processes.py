@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from export.bench.camera import camera_file
 from export.bench.effort import TINY, Effort
@@ -19,7 +22,6 @@ from runtime.bundle import Bundle
 from runtime.errors import ExportError
 
 ROOT = ARTIFACTS.parent
-NUMBER_BYTES = {"float32": 4, "int8": 1}
 MEMORY_TEXT = (
     "Resident memory of a process that imports nothing but the runtime, the runtime's own choice "
     "of session, one thread, after 20 steps. *States*: what one stream and phase keeps, twice "
@@ -68,13 +70,9 @@ def _add_memory(table: Table, bundle: Bundle, effort: Effort) -> None:
 def state_mb(bundle: Bundle, precision: str) -> float:
     """What one stream keeps for one phase, both sets of buffers, megabytes."""
     graph = bundle.graph("step_int8" if precision == "int8" else "step")
-    total = 0
-    for state in graph.states:
-        numbers = 1
-        for size in state.shape[1:]:
-            numbers *= size
-        total += 2 * numbers * NUMBER_BYTES[state.dtype]
-    return total / 1e6
+    return 2e-6 * sum(
+        math.prod(state.shape[1:]) * np.dtype(state.dtype).itemsize for state in graph.states
+    )
 
 
 def measure_start(models: Models, effort: Effort, folder: Path) -> Table:

@@ -1,4 +1,4 @@
-"""What the runtime itself costs a tick, stage by stage, and how late decisions are."""
+"""What the runtime itself costs a tick, stage by stage."""
 
 from __future__ import annotations
 

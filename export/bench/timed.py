@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.proof.latency import TimedSession
 from runtime.sessions.base import Held, Logits, StepSession
 
 Found = TypeVar("Found")
@@ -21,7 +23,7 @@ def timed(call: Callable[[], Found]) -> tuple[Found, float]:
     return found, (time.process_time_ns() - started_ns) / 1e6
 
 
-class CpuTimedSession:
+class CpuTimedSession(TimedSession):
     """A session that keeps the CPU time and the wall time of its last step.
 
     Args:
@@ -29,14 +31,16 @@ class CpuTimedSession:
 
     Attributes:
         cpu_ms: CPU time of the last step.
-        wall_ms: Wall time of the last step.
     """
 
     def __init__(self, session: StepSession) -> None:
-        self._session = session
-        self.num_streams, self.num_phases = session.num_streams, session.num_phases
-        self.description = session.description
-        self.cpu_ms = self.wall_ms = 0.0
+        super().__init__(session, session.num_phases)
+        self.cpu_ms = 0.0
+
+    @property
+    def wall_ms(self) -> float:
+        """Wall time of the last step."""
+        return (self.end_ns - self.start_ns) / 1e6
 
     def step(
         self,
@@ -46,18 +50,5 @@ class CpuTimedSession:
         held: Held | None = None,
     ) -> Logits:
         """Advance one phase; see `StepSession.step`."""
-        cpu_ns, wall_ns = time.process_time_ns(), time.perf_counter_ns()
-        logits = self._session.step(phase, frames, reset, held)
-        self.cpu_ms = (time.process_time_ns() - cpu_ns) / 1e6
-        self.wall_ms = (time.perf_counter_ns() - wall_ns) / 1e6
+        logits, self.cpu_ms = timed(partial(super().step, phase, frames, reset, held))
         return logits
-
-    def close(self) -> None:
-        """The session stays its owner's."""
-
-    def __enter__(self) -> CpuTimedSession:
-        """Return the session itself."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """The session stays its owner's."""

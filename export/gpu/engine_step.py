@@ -22,7 +22,6 @@ from runtime.bundle import GRAPH_OF, Bundle, Precision
 from runtime.command import one_line
 from runtime.engine import engine_for_bundle
 from runtime.errors import EngineError, SessionError
-from runtime.files import sha256_of
 from runtime.nvidia import MODULES, find_tensorrt, library_version, why_no_tensorrt
 from runtime.nvidia_types import TensorRT
 from runtime.plan import BuildSettings
@@ -55,7 +54,7 @@ def engine_rows(effort: Effort) -> Iterator[Row]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for backbone in effort.backbones:
-            bundle = _hashed(backbone_bundle(backbone, effort.size_px, Path(folder)))
+            bundle = backbone_bundle(backbone, effort.size_px, Path(folder))
             for trt in filter(None, found.values()):
                 yield from _library_rows(bundle, trt, device, effort)
 
@@ -122,9 +121,3 @@ def _session_rows(
 def _call(session: TrtStepSession, frames: NDArray[np.uint8], go_on: NDArray[np.float32]) -> Call:
     """A step, which waits for the device itself."""
     return lambda: session.step(0, frames, go_on)
-
-
-def _hashed(bundle: Bundle) -> Bundle:
-    """The bundle with the hashes that an engine's sidecar names."""
-    files = [graph.file for graph in bundle.graphs.values()]
-    return replace(bundle, sha256={name: sha256_of(bundle.folder / name) for name in files})
