@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calib.clip_list import CalibrationClip, read_clip_list, write_clip_list
@@ -22,7 +22,6 @@ def clips(draw):
     return CalibrationClip(draw(text), start_s, start_s + length_s, draw(text), draw(TIMES))
 
 
-@settings(deadline=None)
 @given(st.lists(clips(), min_size=1, max_size=5))
 def test_round_trip(tmp_path_factory, wanted):
     path = tmp_path_factory.mktemp("list") / "clips.jsonl"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -19,7 +19,6 @@ def filled(*parts):
     return histogram
 
 
-@settings(deadline=None)
 @given(st.lists(ARRAYS, min_size=1, max_size=5))
 def test_counts_every_value_once_and_within_its_bin(parts):
     histogram = filled(*parts)
@@ -34,7 +33,6 @@ def test_counts_every_value_once_and_within_its_bin(parts):
     assert np.all((place + 1) * width >= values - width - tiny)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, st.integers(1, 50), elements=st.floats(0, 1, width=32)))
 def test_doubling_keeps_the_counts(small):
     small = np.append(small, np.float32(1))

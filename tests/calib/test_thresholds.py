@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -46,7 +46,6 @@ def test_minmax_is_exactly_the_largest_magnitude():
     assert threshold_minmax(grown) == np.float32(5.1)
 
 
-@settings(deadline=None)
 @given(
     arrays(np.float32, st.integers(1, 2000), elements=st.floats(-100, 100, width=32)),
     st.sampled_from(sorted(THRESHOLDS)),

@@ -25,7 +25,7 @@ def noise(seed, steps=STEPS, memory=0.0):
 
 
 # chance may call anything growth: the examples are the same ones every time
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(seeds, st.sampled_from([0.0, 0.3, 0.5]), st.sampled_from([500, 1000, 3000]))
 def test_noise_does_not_grow(seed, memory, steps):
     found = growth_of(noise(seed, steps, memory))
@@ -37,14 +37,14 @@ def test_even_noise_with_a_long_memory_is_seldom_called_growth():
     assert sum(growth_of(noise(seed, STEPS, 0.9)).grows for seed in range(200)) <= 2
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(seeds, st.floats(2.0, 20.0))
 def test_a_steady_rise_is_found(seed, rise):
     """To three times the start and more, under the same scatter."""
     assert growth_of(noise(seed) * np.linspace(1, 1 + rise, STEPS)).grows
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(seeds)
 def test_what_breaks_out_near_the_end_is_found(seed):
     distance = noise(seed)
@@ -64,7 +64,7 @@ def test_most_random_walks_are_found():
     assert found >= 85
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(seeds)
 def test_what_shrinks_is_no_fault(seed):
     assert not growth_of(noise(seed) * np.linspace(3, 1, STEPS)).grows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,7 +18,6 @@ WEIGHTS = arrays(
 )
 
 
-@settings(deadline=None)
 @given(WEIGHTS)
 def test_weights_are_rounded_per_output_channel(weight):
     steps, scale = nearest(weight)

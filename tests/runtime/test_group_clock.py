@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.group_clock import GroupClock, StreamClock
@@ -19,7 +19,6 @@ def frame(index, stream_time_s, grabbed_s):
     return Frame(PICTURE, index, stream_time_s, round(grabbed_s * NS))
 
 
-@settings(deadline=None)  # other programs may stop this one
 @given(st.integers(1, 4), st.integers(0, 3), st.floats(0, 100))
 def test_a_tick_is_early_by_any_time_and_late_by_half_an_interval_at_most(phases, phase, time_s):
     phase %= phases
@@ -32,7 +31,6 @@ def test_a_tick_is_early_by_any_time_and_late_by_half_an_interval_at_most(phases
     assert spacings == pytest.approx(round(spacings), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.floats(0, 50), st.floats(-1000, 1000))
 def test_a_beginning_is_one_of_the_groups_ticks(phases, grabbed_s, stream_time_s):
     group = GroupClock(window_s=1.0, num_segments=4)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.sampling import SamplingContract
@@ -118,7 +118,6 @@ def test_a_schedule_can_begin_at_a_time_and_phase_of_its_own():
     assert (tick.index, tick.phase, tick.time_s) == (0, 0, 3.0)
 
 
-@settings(deadline=None)  # other programs may stop this one
 @given(st.floats(-0.12, 0.4), st.integers(1, 3))
 def test_a_schedule_slips_and_no_tick_comes_twice_or_is_left_out(later_s, phases):
     schedule = SegmentSchedule(1.0, 2, phases)

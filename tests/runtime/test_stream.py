@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 
 import runtime
-from runtime.app import _status
+from runtime.app import StreamOptions, _status
 from runtime.live import Stream
+from runtime.recordings.recorder import AFTER_S
+from runtime.scene_cut import DEFAULT_THRESHOLD
 from runtime.sessions.ort import OrtStepSession
 from runtime.sources.memory import MemorySource
+from runtime.stream import build_parser
 from runtime.video import find_ffmpeg
 from tests.mini_bundle import write_manifest, write_mini_bundle
 from tests.mjpeg_server import free_port, mjpeg_camera
@@ -346,6 +349,16 @@ def wait_for(condition, process, timeout_s=30.0):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until_s, "nothing happened in time"
         time.sleep(0.05)
+
+
+def test_the_commands_defaults_are_those_of_what_it_calls():
+    """The command line may not import them: --help needs no OpenCV."""
+    options = build_parser().parse_args(["--camera", "0", "--scene-cuts"])
+    assert options.scene_cuts == DEFAULT_THRESHOLD
+    assert options.record_after_s == AFTER_S
+    defaults = StreamOptions(sources=(), bundle=Path())
+    for name in ("record_max_mb", "events_max_mb", "events_keep"):
+        assert getattr(options, name) == getattr(defaults, name)
 
 
 def test_help_shows_examples_and_needs_no_opencv(tmp_path):

@@ -81,9 +81,7 @@ def test_a_truncated_file_is_called_damaged(checkpoint, share):
         load_checkpoint(checkpoint)
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(head=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04"]), rest=st.binary(max_size=40))
 def test_no_bytes_end_in_another_error(tmp_path, head, rest):
     path = tmp_path / "noise.ckpt"

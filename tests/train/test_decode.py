@@ -149,7 +149,7 @@ def test_any_frames_in_any_order_are_exact(film, name):
     frames = full_decode(film(name))
     with open_frames(film(name)) as reader:
 
-        @settings(max_examples=25, deadline=None)
+        @settings(max_examples=25)
         @given(st.lists(st.integers(0, len(frames) - 1), max_size=10))
         def exact(numbers):
             found = reader.frames(np.array(numbers, np.int64))

@@ -122,7 +122,7 @@ def test_states_are_declared_once(backbone, unit):
         assert [(t.shape, t.dtype) for t in state] == [(t.shape, t.dtype) for t in zeros]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     parts=st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=5),
     unit=st.sampled_from(WITH_MEMORY),

@@ -100,7 +100,7 @@ def test_a_class_of_one_recording_trains():
     assert grouped_split(["x", "y", "y"], ["1", "2", "3"], [0.8, 0.2], 0)["1"] == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8)), min_size=1, max_size=40),
     st.integers(2, 4),

@@ -29,7 +29,7 @@ def random_features(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(*(st.integers(1, n) for n in (3, 1, 5, 3, 3))),
     num_frames=st.integers(2, 6),

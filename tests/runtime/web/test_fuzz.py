@@ -38,7 +38,6 @@ headers = st.dictionaries(
 )  # fmt: skip
 profile = settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
