@@ -23,6 +23,7 @@ from runtime.bundle import (
 )
 from runtime.errors import SessionError
 from runtime.sessions.base import Held, Logits
+from runtime.sessions.ov_shift import quantise_before_concat
 from runtime.sessions.step_io import Arrays, StepBuffers, Tensor, check_step_graph, graph_to_load
 
 CONVERTER = "openvino.tools.ovc"
@@ -148,7 +149,7 @@ def compiled_step(
     try:
         core = _core_of(openvino)
         model = core.read_model(graph if isinstance(graph, bytes) else str(graph))
-        keep_quantisers_behind_concat(model)
+        quantise_before_concat(model)
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as err:
         what = "a step graph's bytes" if isinstance(graph, bytes) else graph
@@ -167,28 +168,6 @@ def _core_of(openvino: Any) -> Any:
         openvino: The module.
     """
     return openvino.Core()
-
-
-def keep_quantisers_behind_concat(model: Any) -> None:
-    """Put a maximum that changes nothing between each Concat and its quantiser.
-
-    OpenVINO (2025.4 and 2026.4) moves a quantiser in front of the Concat that it reads, and loses
-    its scale there: values come out rounded to whole numbers. A shift quantised as a whole is such
-    a Concat: 3 dB on the golden frames, 142 dB with another operation in between
-    (docs/measurements/sessions.md).
-
-    Args:
-        model: An `openvino.Model`, changed in place.
-    """
-    opset = import_module("openvino.opset14")
-    lowest = opset.constant(np.finfo(np.float32).min, np.float32)
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "FakeQuantize":
-            continue
-        value = node.input_value(0)
-        if value.get_node().get_type_name() == "Concat":
-            same = opset.maximum(value, lowest)
-            node.input(0).replace_source_output(same.output(0))
 
 
 def has_openvino() -> bool:

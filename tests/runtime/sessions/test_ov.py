@@ -7,16 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from runtime.batch_rows import with_rows
 from runtime.bundle import GRAPH_OF, load_bundle, load_golden
 from runtime.errors import BundleError, SessionError
-from runtime.selftest import run_self_test, sqnr_db
+from runtime.selftest import run_self_test
 from runtime.sessions import ov
 from runtime.sessions.base import Logits
 from runtime.sessions.ov import OvStepSession
@@ -210,70 +208,6 @@ def test_openvino_does_not_report_its_use(bundle, tmp_path):
     )
     assert json.loads(done.stdout) == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_quantisers_behind_a_concat_keep_their_scale(tmp_path, monkeypatch):
-    """What OpenVINO gets wrong by itself; where it no longer does, the mending can go."""
-    path = tmp_path / "shift.onnx"
-    onnx.save(shift_graph(), path)
-    rng = np.random.default_rng(0)
-    feed = {name: rng.normal(0, 1, (1, 4, 8, 8)).astype(np.float32) for name in ("past", "now")}
-    expected = _reference(path, feed)
-
-    def got():
-        compiled = ov.compiled_step(path, threads=1)
-        return next(iter(compiled.create_infer_request().infer(feed).values()))
-
-    assert sqnr_db(got(), expected) > 100
-    monkeypatch.setattr(ov, "keep_quantisers_behind_concat", lambda model: None)
-    assert sqnr_db(got(), expected) < 20
-
-
-def shift_graph():
-    """The shift of a block: past and present channels, one quantiser, a convolution in INT8."""
-    rng = np.random.default_rng(1)
-    constants: dict[str, Any] = {
-        "scale": np.float32(0.02),
-        "zero": np.int8(0),
-        "weight_int8": rng.integers(-127, 128, (8, 8, 3, 3)).astype(np.int8),
-        "weight_scale": rng.uniform(0.001, 0.01, 8).astype(np.float32),
-        "weight_zero": np.zeros(8, np.int8),
-    }
-    node = onnx.helper.make_node
-    nodes = [
-        node("Concat", ["past", "now"], ["both"], axis=1),
-        node("QuantizeLinear", ["both", "scale", "zero"], ["both_int8"]),
-        node("DequantizeLinear", ["both_int8", "scale", "zero"], ["both_again"]),
-        node(
-            "DequantizeLinear", ["weight_int8", "weight_scale", "weight_zero"], ["weight"], axis=0
-        ),
-        node("Conv", ["both_again", "weight"], ["out"], pads=[1, 1, 1, 1]),
-    ]
-    value = onnx.helper.make_tensor_value_info
-    shape, kind = (1, 4, 8, 8), onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        nodes,
-        "shift",
-        [value("past", kind, shape), value("now", kind, shape)],
-        [value("out", kind, (1, 8, 8, 8))],
-        [
-            onnx.numpy_helper.from_array(np.asarray(array), name)
-            for name, array in constants.items()
-        ],
-    )
-    return onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
-    )
-
-
-def _reference(path, feed):
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(
-        None, feed
-    )[0]
 
 
 def resident_bytes():
