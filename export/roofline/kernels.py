@@ -24,12 +24,12 @@ import onnx
 from export.graph_view import GraphView, attribute
 from runtime.bundle import FRAME_INPUT
 
-Precision: TypeAlias = Literal["float16", "int8"]
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
 Kind: TypeAlias = Literal["convolution", "depthwise", "product", "pooling", "pointwise"]
 
-MAP_BYTES = {"float16": 2, "int8": 1}
+MAP_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 # the half graph keeps its states in float32, the INT8 graph as it reads them
-STATE_BYTES = {"float16": 4, "int8": 1}
+STATE_BYTES = {"float32": 4, "float16": 4, "int8": 1}
 VECTOR_BYTES = 4
 MAP_RANK = 4
 

@@ -14,6 +14,7 @@ import pytest
 
 from export.bench import (
     decision,
+    floor,
     latency,
     needed,
     operations,
@@ -31,6 +32,7 @@ from export.bench.models import UNITS, Models, Part, StepCall, choice_of, one_th
 from export.bench.resident import main as resident
 from export.bench.run import TABLES, Report, write
 from export.bench.values import Table, Value, values_from_json
+from export.roofline.kernels import Kernel
 from runtime import preprocess
 from runtime.bundle import load_bundle, load_golden
 from runtime.command import run_command
@@ -303,6 +305,39 @@ def test_operations_are_counted(models):
     plain, tdrl = (int(cell.partition("(")[2].rstrip(")")) for cell in line[1:3])
     assert 10 < plain < tdrl
     assert "FullyConnected" in line[3]  # the gates' products
+
+
+def test_the_floor_is_the_longer_of_operations_and_bytes():
+    busy = Kernel(name="conv", kind="convolution", macs=floor.PEAK_MACS, weights=10, maps=10)
+    # as many bytes as two copies in memory take, read and write, and two in cache
+    weights, maps = 4 * floor.MEMORY_BYTES, 4 * floor.COPIES * floor.CACHED_BYTES
+    wide = Kernel(name="add", kind="pointwise", macs=0, weights=weights, maps=maps)
+    ms = {
+        name: np.array([value]) for name, value in (("int8", 8.0), ("cache", 1.0), ("memory", 5.0))
+    }
+    operations, moved, least = floor.floor_ms([busy, wide], "int8", ms)
+    assert operations == pytest.approx(8)
+    assert moved == pytest.approx(2 * 5 + 2 * 1, rel=1e-4)
+    assert least == pytest.approx(8 + 12, rel=1e-4)
+    ms["float32"] = ms["int8"]
+    assert floor.floor_ms([wide], "float32", ms)[1] == pytest.approx(4 * 12)
+
+
+@needs_openvino
+def test_steps_are_held_against_the_floor(models):
+    table = TABLES["floor"](models, QUICK, Path())
+    assert [row[1:3] for row in table.rows] == [
+        (model, precision) for model in ("plain", "TDRL") for precision in ("float32", "int8")
+    ]
+    megabytes = [float(row[4]) for row in table.rows]
+    assert megabytes[0] > megabytes[1]
+    assert megabytes[2] > megabytes[0]  # gate, shift and states are read and written
+    assert table.values["floor/tiny at 48/TDRL int8"].median > 1
+
+
+def test_without_openvino_there_is_no_floor(models, monkeypatch):
+    monkeypatch.setattr(floor, "has_openvino", lambda: False)
+    assert TABLES["floor"](models, QUICK, Path()).rows[0][0] == "OpenVINO is not installed"
 
 
 def test_the_first_run_of_a_profile_does_not_count(models, monkeypatch):
