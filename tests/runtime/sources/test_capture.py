@@ -6,6 +6,7 @@ import cv2
 import pytest
 
 from runtime.errors import SourceError
+from runtime.sources import capture
 from runtime.sources.capture import ask_for, explain_unusable, open_capture
 from runtime.sources.choose import open_source
 from runtime.sources.uri import Wish, parse_source
@@ -85,3 +86,19 @@ def test_v4l2_waits_no_longer_than_other_sources(monkeypatch):
     with pytest.raises(SourceError):
         open_capture(parse_source("99"))
     assert os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] == "2"
+
+
+@pytest.mark.parametrize("own", [None, "rtsp_transport;udp"])
+def test_only_network_cameras_change_how_ffmpeg_opens(monkeypatch, tmp_path, own):
+    variable = capture.FFMPEG_OPTIONS_VARIABLE
+    monkeypatch.delenv(variable, raising=False)
+    if own is not None:
+        monkeypatch.setenv(variable, own)
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(SourceError):
+        open_capture(parse_source(str(tmp_path / "a.mp4")))
+    assert os.environ.get(variable) == own
+    monkeypatch.setattr(capture, "check_address", lambda *_: None)
+    with pytest.raises(SourceError):
+        open_capture(parse_source("rtsp://127.0.0.1:1/live"))
+    assert os.environ[variable] == (own or capture.NETWORK_OPTIONS)

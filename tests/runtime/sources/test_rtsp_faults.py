@@ -25,7 +25,7 @@ from tests.gobject import need_gstreamer
 from tests.mjpeg_server import free_port
 from tests.rtsp_camera import need_rtsp_server, rtsp_server
 from tests.tcp_proxy import tcp_proxy
-from tests.videos import bikes_path, drifting_pattern
+from tests.videos import Coding, bikes_path, drifting_pattern, encode
 
 pytestmark = [pytest.mark.rtsp, pytest.mark.slow]
 FAST = ReconnectRule(first_wait_s=0.05, last_wait_s=0.2, refused_wait_s=0.2)
@@ -56,6 +56,21 @@ def no_thread_is_left():
 
 def live(port):
     return LiveSource(parse_source(f"rtsp://127.0.0.1:{port}/video"), reconnect=FAST)
+
+
+def test_a_slow_camera_is_open_after_a_few_frames(tmp_path, monkeypatch):
+    """FFmpeg counts 20 frames to guess a rate if it may: more than 5 s of this camera."""
+    monkeypatch.setattr(capture, "OPEN_TIMEOUT_S", 10.0)
+    coding = Coding("slow.mp4", "libx264", fps=5, options={"tune": "zerolatency", "g": "5"})
+    video, port = encode(tmp_path, drifting_pattern(100), coding), free_port()
+    with rtsp_server(video, port):
+        before_s = time.monotonic()
+        opened = open_capture(parse_source(f"rtsp://127.0.0.1:{port}/video"))
+        took_s = time.monotonic() - before_s
+        grabbed = opened.grab()
+        opened.release()
+    assert grabbed
+    assert took_s < 3.5
 
 
 def first(source, condition, timeout_s=15.0):
