@@ -85,6 +85,8 @@ class Outputs:
         self._recorder: Recorder | None = None
         self._lock = threading.RLock()
         self._last_ns: int | None = None
+        if board is not None:
+            board.count_outputs(self.counts)
 
     def record_to(self, recorder: Recorder) -> None:
         """Keep frames around actions from now on; the caller opens it, `finish` closes it."""

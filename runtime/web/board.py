@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -128,6 +128,11 @@ class StreamBoard:
         self._progress = stream.progress
         self._counts = stream.counts
         self._latency = stream.latency.copy()
+        self._outputs: Callable[[], Mapping[str, int]] = dict
+
+    def count_outputs(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Ask there what became of the stream's lines, posts and recordings; from any thread."""
+        self._outputs = counts
 
     def see(self, moment: Moment) -> None:
         """Take a moment; returns at once."""
@@ -215,6 +220,10 @@ class StreamBoard:
     def counts(self) -> dict[str, int]:
         """Frames, steps, missed ticks and reconnects so far."""
         return asdict(self._stream.counts)
+
+    def outputs(self) -> Mapping[str, int]:
+        """Lines, posts and recordings so far, of those outputs that there are."""
+        return self._outputs()
 
     def latencies(self) -> Latencies:
         """Grab to decision since the start."""

@@ -17,6 +17,16 @@ COUNTERS = (
     ("tdrl_ticks_missed_total", "missed", "Ticks that no frame came for."),
     ("tdrl_reconnects_total", "reconnects", "Times that a lost source came back."),
 )
+# one event file, webhook and folder of recordings for all streams
+SHARED = (
+    ("tdrl_event_lines_lost_total", "lines_lost", "Event lines that the disk did not take."),
+    ("tdrl_webhook_sent_total", "webhook_sent", "Events that the webhook took."),
+    ("tdrl_webhook_dropped_total", "webhook_dropped", "Events that the webhook never got."),
+    ("tdrl_recordings_total", "recordings", "Recordings that are whole on disk."),
+    ("tdrl_recordings_lost_total", "recordings_lost", "Recordings that the disk did not take."),
+    ("tdrl_recordings_removed_total", "recordings_removed", "Recordings removed for newer ones."),
+)
+LOST_FRAMES = "record_frames_lost"
 
 
 def metrics_text(board: Board) -> str:
@@ -29,6 +39,7 @@ def metrics_text(board: Board) -> str:
     for each in board.streams:
         for label, count in sorted(each.actions().items()):
             lines.append(f"tdrl_actions_total{_labels(each, label=label)} {count}")
+    lines += _outputs(board)
     lines += _head("tdrl_source_up", "gauge", "Whether frames come.")
     lines += [f"tdrl_source_up{_labels(each)} {int(each.is_up)}" for each in board.streams]
     lines += _head("tdrl_last_frame_age_seconds", "gauge", "Since the newest frame was grabbed.")
@@ -38,6 +49,25 @@ def metrics_text(board: Board) -> str:
     lines += _head("tdrl_step_seconds", "histogram", "From a frame's grab to its decision.")
     lines += [line for each in board.streams for line in _histogram(each)]
     return "\n".join(lines) + "\n"
+
+
+def _outputs(board: Board) -> Iterable[str]:
+    """Only of the outputs that there are."""
+    counts = [(each, each.outputs()) for each in board.streams]
+    for name, field, text in SHARED:
+        for _, found in counts[:1]:
+            if field in found:
+                yield from _head(name, "counter", text)
+                yield f"{name} {found[field]}"
+    if any(LOST_FRAMES in found for _, found in counts):
+        yield from _head(
+            "tdrl_record_frames_lost_total",
+            "counter",
+            "Frames that recordings lack: disk too slow.",
+        )
+    for each, found in counts:
+        if LOST_FRAMES in found:
+            yield f"tdrl_record_frames_lost_total{_labels(each)} {found[LOST_FRAMES]}"
 
 
 def _histogram(stream: StreamBoard) -> Iterable[str]:

@@ -133,6 +133,18 @@ def test_metrics_are_what_prometheus_reads(bundle, session):
         assert sum(line.startswith(f"# TYPE {family} ") for line in lines) == 1
 
 
+def test_metrics_say_what_was_lost(bundle, session):
+    board, shown, _ = played(bundle, session)
+    assert "webhook" not in metrics_text(board)
+    counts = {"lines_lost": 3, "webhook_sent": 7, "webhook_dropped": 1, "record_frames_lost": 5}
+    shown.count_outputs(lambda: counts)
+    lines = metrics_text(board).splitlines()
+    assert "tdrl_event_lines_lost_total 3" in lines
+    assert "tdrl_webhook_dropped_total 1" in lines
+    assert f'tdrl_record_frames_lost_total{{source="{shown.name}",stream="0"}} 5' in lines
+    assert not any(line.startswith("tdrl_recordings") for line in lines)
+
+
 def test_writing_waits_for_no_reader(bundle, session):
     """A thousand moments beside a reader that asks for everything all the time."""
     import threading

@@ -63,6 +63,7 @@ def test_a_run_shows_itself_and_ends_cleanly(bundle, tmp_path):
     assert f"page at http://127.0.0.1:{port}/" in stderr
     assert "Traceback" not in stderr
     assert "http://***@127.0.0.1" in told[1]
+    assert "tdrl_event_lines_lost_total 0" in told[2]
     for text in (*told, stdout, stderr, events.read_text()):
         assert "hunter2" not in text
     assert not in_use(port)
