@@ -79,6 +79,6 @@ def test_latency_does_not_grow(tmp_path, capsys):
             say(f"{minute:3d} {1000 * (lag_s - lags_s[0]):7.1f} {latency_ms:7.1f}")
     assert counts["reconnects"] == 0
     # it was faster than the machine
-    assert counts["missed"] > counts["used"] / 4
+    assert counts["missed"] > counts["used"] / 10
     assert lags_s[-1] - lags_s[0] < GROWTH_S
     assert max(latencies_ms) < latencies_ms[0] + 1000 * GROWTH_S
