@@ -9,7 +9,8 @@ from export.session_cost import session_costs
 
 TEXT = (
     "The runtime's sessions on one thread, a step each in turn; CPU time. SQNR: logits of 16 steps "
-    "against the same graph in ONNX Runtime with its optimisations off."
+    "against the same graph in ONNX Runtime with its optimisations off. Random weights make a deep "
+    "network chaotic: what a trained one keeps is in docs/measurements/int8.md."
 )
 HEADER = ("backbone", "session", "step, ms", "÷ ONNX Runtime float32", "SQNR, dB", "to open, ms")
 
