@@ -3,14 +3,16 @@
     python -m train.cross_validation --data kitchen.yaml --recipe own --models tsn,tsm,tdrl
     python -m train.cross_validation --data kitchen.yaml --only-folds 2,3 --set epochs=20
     python -m train.cross_validation --data kitchen.yaml --seeds 3    # less of it is chance
+    python -m train.cross_validation --data kitchen-live.yaml --runs live --init-from clips
 
 The data.yaml names its file of folds (`python -m train.prepare --folds 5`). Every model is trained
 on all folds but one and answers the clips and the untrimmed recordings of that one, so that every
 recording is answered by a model that has not seen it. The last epoch is measured: nothing is
 chosen on the fold, and a live decision averages what the recipe says (`--set consensus_len=4`), or
 T steps. With several seeds every number is the mean over them. Intervals come from resampling whole
-recordings. A run that is finished is kept, so an interrupted cross-validation goes on where it
-stopped.
+recordings. With `--init-from` every training starts from the same model, fold and seed of another
+cross-validation over the same folds. A run that is finished is kept, so an interrupted
+cross-validation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from train.model.presets import PRESETS
 from train.protocols import parse_protocol
 from train.recipe import Recipe
 from train.recipe_file import load_recipe
+from train.run_checkpoints import LAST
 from train.scores import INTERVAL_PERCENT, NUM_RESAMPLES, Classes, Probs
 
 RUNS = ARTIFACTS / "cross_validation"
@@ -70,6 +73,7 @@ class Plan:
         runs: Folder of the runs.
         jobs: Trainings at a time.
         seeds: Every model is trained once with each.
+        init_from: Folder of another cross-validation's runs to start from.
     """
 
     data: Path
@@ -83,6 +87,7 @@ class Plan:
     runs: Path
     jobs: int
     seeds: tuple[int, ...] = (0,)
+    init_from: Path | None = None
 
     @property
     def tasks(self) -> list[Task]:
@@ -148,7 +153,7 @@ def cross_validate(plan: Plan) -> dict[str, Answered]:
     """
     spec = read_spec(plan.data)
     for fold in plan.folds:
-        write_spec(_data_of(plan, fold), with_fold(spec, fold))
+        write_spec(_data_of(plan.runs, fold), with_fold(spec, fold))
     tasks = plan.tasks
     # training runs beside each other, measuring one by one: it uses all cores
     run_all(tasks, lambda task: _train(plan, task), jobs=plan.jobs, title="train")
@@ -164,30 +169,35 @@ def cross_validate(plan: Plan) -> dict[str, Answered]:
 def _changes(plan: Plan, task: Task) -> tuple[str, ...]:
     """`FIELD=VALUE` changes of a training; with one seed the recipe's own seed holds."""
     seed = () if plan.seeds == (0,) else (f"seed={task.seed}",)
-    return (f"preset={task.model}", *plan.sets, *seed)
+    init = () if plan.init_from is None else (f"init={_last_of(plan.init_from, task)}",)
+    return (f"preset={task.model}", *plan.sets, *init, *seed)
 
 
 def _recipe(plan: Plan, task: Task) -> Recipe:
     return load_recipe(plan.recipe, dict(change.split("=", 1) for change in _changes(plan, task)))
 
 
-def _folder(plan: Plan, task: Task) -> Path:
-    return plan.runs / f"{task.model}-{task.fold}-{task.seed}"
+def _folder(runs: Path, task: Task) -> Path:
+    return runs / f"{task.model}-{task.fold}-{task.seed}"
 
 
-def _data_of(plan: Plan, fold: int) -> Path:
-    return plan.runs / f"fold-{fold}.yaml"
+def _last_of(runs: Path, task: Task) -> Path:
+    return _folder(runs, task).absolute() / "checkpoint" / LAST
+
+
+def _data_of(runs: Path, fold: int) -> Path:
+    return runs / f"fold-{fold}.yaml"
 
 
 def _train(plan: Plan, task: Task) -> None:
-    run = _folder(plan, task)
+    run = _folder(plan.runs, task)
     # the recipe's values, not its name: an edited file is another recipe
     values = json.dumps(_recipe(plan, task).to_json(), sort_keys=True)
     settings = [values, str(plan.data.absolute())]
     if kept(run / RESULT, settings) is not None:
         return
     arguments = ["--recipe", plan.recipe, "--name", task.model, "--out", str(run), "--overwrite"]
-    arguments += ["--data", str(_data_of(plan, task.fold))]
+    arguments += ["--data", str(_data_of(plan.runs, task.fold))]
     for change in _changes(plan, task):
         arguments += ["--set", change]
     command("train.fit", arguments, jobs=plan.jobs)
@@ -195,8 +205,8 @@ def _train(plan: Plan, task: Task) -> None:
 
 
 def _answer(plan: Plan, task: Task) -> Answered:
-    path = _folder(plan, task) / "checkpoint" / "last.ckpt"
-    data = read_spec(_data_of(plan, task.fold))
+    path = _last_of(plan.runs, task)
+    data = read_spec(_data_of(plan.runs, task.fold))
     member = load_members([path])[0]
     facts = member.facts
     split = load_split(data, "validation", facts.labels)
@@ -379,6 +389,7 @@ def summary(plan: Plan, found: dict[str, Answered], wanted_labels: Sequence[str]
         "sets": list(plan.sets),
         "folds": list(plan.folds),
         "seeds": list(plan.seeds),
+        "init_from": None if plan.init_from is None else plan.init_from.name,
         "protocol": plan.protocol,
         "events": "fitted on the other folds" if plan.events is None else plan.events.to_json(),
         "classes": labels,
@@ -460,6 +471,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="trainings of every model (default 1)"
     )
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="RUNS",
+        help="start each training from the same model, fold and seed of another cross-validation "
+        "(its --runs)",
+    )
     parser.add_argument("--protocol", default="1x1", metavar="CxK", help="default: 1x1")
     parser.add_argument(
         "--no-live", action="store_true", help="clips only: do not watch the untrimmed recordings"
@@ -499,6 +517,8 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise ValueError(f"--set wants FIELD=VALUE, got {change!r}")
         if change.startswith("seed=") and options.seeds > 1:
             raise ValueError("--set seed and --seeds exclude each other")
+        if change.startswith("init=") and options.init_from is not None:
+            raise ValueError("--set init and --init-from exclude each other")
     parse_protocol(options.protocol)
     spec = read_spec(options.data)
     if spec.folds is None:
@@ -507,7 +527,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             f"{options.data} --folds 5, and write `folds: folds.csv` and `fold: 0` into it"
         )
     folds = _folds(spec.folds, spec.root, options.only_folds)
-    return Plan(
+    plan = Plan(
         data=options.data,
         recipe=options.recipe,
         models=models,
@@ -519,7 +539,29 @@ def _plan(options: argparse.Namespace) -> Plan:
         runs=options.runs,
         jobs=options.jobs,
         seeds=tuple(range(options.seeds)),
+        init_from=options.init_from,
     )
+    _check_start(plan, read_folds(spec.folds, spec.root))
+    return plan
+
+
+def _check_start(plan: Plan, place: dict[Path, int]) -> None:
+    """Refuse models to start from that are not there, or have seen what they would be asked.
+
+    Raises:
+        DataError: A checkpoint is missing, or its cross-validation had other folds.
+    """
+    if plan.init_from is None:
+        return
+    for task in plan.tasks:
+        if not (path := _last_of(plan.init_from, task)).is_file():
+            raise DataError(f"--init-from: {path} is missing; finish that cross-validation first")
+    theirs = read_spec(_data_of(plan.init_from, plan.folds[0]))
+    if theirs.folds is None or read_folds(theirs.folds, theirs.root) != place:
+        raise DataError(
+            f"--init-from: {plan.init_from} held out other recordings; its models may have seen "
+            "what they would be asked here"
+        )
 
 
 def _events(options: argparse.Namespace, folds: tuple[int, ...]) -> Policy | None:

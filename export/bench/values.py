@@ -44,9 +44,12 @@ class Value:
         )
 
     def __str__(self) -> str:
-        """`1.16 (1.13-1.19)`; fewer digits where they mean nothing."""
+        """`1.16 (1.13-1.19)`, `1.16` of one round; fewer digits where they mean nothing."""
         digits = 0 if self.median >= 100 else 1 if self.median >= 10 else 2
-        return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
+        text = f"{self.median:.{digits}f}"
+        if self.rounds == 1:
+            return text
+        return f"{text} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
     def agrees(self, other: Value) -> bool:
         """Whether the spreads of two runs have something in common.

@@ -319,10 +319,11 @@ def test_a_video_whose_disk_is_full_ends_the_run_with_its_events_whole(bundle, t
     assert [record["type"] for record in run.records[-2:]] == ["failed", "end"]
 
 
-# An hour in six seconds: all of the webhook's times divided by 600.
+# An hour in six seconds: the webhook's pauses divided by 600. A refused connection is known at
+# once, and a loaded machine must not turn a slow answer into a repeated event.
 COMPRESSED = 600
 PATIENCE = Patience(
-    answer_s=10 / COMPRESSED,
+    answer_s=30,
     first_pause_s=1 / COMPRESSED,
     longest_pause_s=60 / COMPRESSED,
 )
@@ -341,7 +342,7 @@ def test_a_webhook_that_is_down_for_an_hour_loses_nothing(bundle):
         with webhook_server(port) as server:
             back_s = time.monotonic()
             while hook.counts.sent < number:
-                assert time.monotonic() - back_s < 5
+                assert time.monotonic() - back_s < 60
                 time.sleep(0.01)
     assert [event["number"] for event in server.got] == list(range(number))
     assert hook.counts.dropped == 0

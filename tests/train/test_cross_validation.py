@@ -270,6 +270,8 @@ def test_a_plan_is_what_the_command_says(data, tmp_path):
         (["--classes", "wave,jump"], "--classes must be of point, wave, got 'jump'"),
         (["--protocol", "3"], "protocol must be CxK"),
         (["--event-threshold", "2"], "enter must be a number in 0..1, got 2.0"),
+        (["--init-from", "clips", "--set", "init=a.ckpt"], "--set init and --init-from exclude"),
+        (["--init-from", "clips"], "tsn-0-0/checkpoint/last.ckpt is missing; finish that cross"),
         (["--set", "epochs"], "--set wants FIELD=VALUE, got 'epochs'"),
         (["--set", "epoch=3"], "unknown field 'epoch'; did you mean epochs?"),
         (["--recipe", "owm"], "no recipe 'owm'; shipped recipes:"),
@@ -388,6 +390,34 @@ def test_seeds_are_trained_apart_and_an_edited_recipe_is_another(data, tmp_path,
     recipe.write_text(RECIPE.replace("batch_size: 8", "batch_size: 10"))
     assert run_command(lambda: main([*argv[:-3], "--no-live"])) == 0
     assert trainings == ["tsn-0-0"]
+
+
+def test_a_model_goes_on_from_one_that_has_not_seen_the_fold_either(data, tmp_path, trainings):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    clips, live = tmp_path / "clips", tmp_path / "live"
+    argv = ["--recipe", str(recipe), "--models", "tsn", "--no-live"]
+    assert run_command(lambda: main([*argv, "--data", str(data), "--runs", str(clips)])) == 0
+    then = [*argv, "--runs", str(live), "--init-from", str(clips)]
+    then += ["--set", "learning_rate=1e-12", "--set", "weight_decay=0"]
+    assert run_command(lambda: main([*then, "--data", str(data)])) == 0
+    for fold in (0, 1, 2):
+        start, end = (
+            load_checkpoint(runs / f"tsn-{fold}-0" / "checkpoint" / "last.ckpt")[0].fc.weight
+            for runs in (clips, live)
+        )
+        torch.testing.assert_close(end, start, rtol=0, atol=1e-6)
+    assert json.loads((live / "cross_validation.json").read_text())["init_from"] == "clips"
+
+    # other folds: the model of fold 0 would have seen b.mp4
+    trainings.clear()
+    folds = data.parent / "others.csv"
+    folds.write_text("path,fold\na.mp4,1\nb.mp4,0\nc.mp4,2\n")
+    other = data.parent / "others.yaml"
+    other.write_text("segments: segments.csv\nfolds: others.csv\nfold: 1\n")
+    with pytest.raises(DataError, match="held out other recordings; its models may have seen"):
+        main([*then, "--data", str(other)])
+    assert trainings == []
 
 
 def test_a_model_that_looks_ahead_is_not_asked_to_watch(data, tmp_path, trainings, capsys):
