@@ -108,8 +108,8 @@ collect: $(INSTALLED) ## Record your own classes: CAMERA=0 DATA=my_data ARGS='--
 prepare: $(INSTALLED) ## Check a data set and show what is in it: DATA=dir
 	$(PY) -m train.prepare --data $(DATA) $(ARGS)
 
-ablation: $(INSTALLED) ## What each part of TDRL is worth: docs/ablation.md (about an hour on 2 cores)
-	$(PY) -m train.ablation $(ARGS)
+ablation: $(INSTALLED) ## What each part of TDRL is worth: docs/ablation.md (under an hour on 2 cores)
+	$(PY) -m train.ablation --jobs 2 $(ARGS)
 
 ablation-gpu: $(INSTALLED) ## The same with every row of the paper's tables, on a GPU
 	$(PY) -m train.ablation --rows all $(ARGS)
@@ -167,7 +167,7 @@ soak: $(VENV)/.base ## Long tests, by hand: memory, latency, reconnects, start (
 # BENCH=full measures every backbone. ARGS='--only decision parts' some tables, which are printed and
 # not stored; ARGS='--compare OLD.json' holds a run against an earlier one.
 BENCH ?= standard
-bench: $(INSTALLED) ## What a decision costs on this CPU: docs/measurements/bench.md (15 min)
+bench: $(INSTALLED) ## What a decision costs on this CPU: docs/measurements/bench.md (10 min)
 	OMP_NUM_THREADS=1 $(PY) -m export.bench --effort $(BENCH) $(ARGS)
 
 # The repository and torch are enough. ARGS='--device cpu' tries it out without a GPU.

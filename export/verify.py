@@ -4,10 +4,10 @@
     python -m export.verify BUNDLE --precision int8
     python -m export.verify BUNDLE --out today.json --against verify-before.json
 
-Every precision that the bundle has runs the golden frames through the engine that is there: ONNX
-Runtime on a CPU, TensorRT on a Jetson or another NVIDIA GPU (built first where there is none). The
-logits must be the stored ones, step by step, in one phase, in two, and in a batch whose rows
-differ; camera-sized frames must become the stored pictures. What fails is named by its first bad
+Every precision that the bundle has runs the golden frames through the engine that is there: OpenVINO
+or ONNX Runtime on a CPU, TensorRT on a Jetson or another NVIDIA GPU (built first where there is
+none). The logits must be the stored ones, step by step, in one phase, in two, and in a batch whose
+rows differ; camera-sized frames must become the stored pictures. What fails is named by its first bad
 step and by what that usually means. Then each part of a decision is timed, back to back and at
 the pace of a live stream. It needs neither torch nor onnx. Status 1: something failed.
 """

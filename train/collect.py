@@ -38,11 +38,12 @@ from train.collect_run import KEY_HELP, CollectRun, KeyWindow
 
 EXAMPLES = """\
 examples:
-  python -m train.collect --camera 0 --labels labels.txt --out my_data
-  python -m train.collect --camera 0 --out my_data                  a second session, same classes
-  python -m train.collect --camera rtsp://user:password@10.0.0.7/stream --out my_data --headless
-  python -m train.collect --out my_data --delete-last
+  python -m train.collect --camera 0 --labels labels.txt            into my_data
+  python -m train.collect --camera 0                                a second session, same classes
+  python -m train.collect --camera rtsp://user:password@10.0.0.7/stream --out kitchen --headless
+  python -m train.collect --delete-last
 """
+OUT = Path("my_data")
 HINT = "pass --headless to be led through the classes on the terminal"
 MAX_CLIP_S = 60.0
 SIGNALLED = 128  # the shell's base for a command that a signal ended
@@ -166,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--camera", default="0", metavar="N", help="number, /dev path, URL or file (default: 0)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DATA", help="data folder")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, metavar="DATA", help=f"data folder (default: {OUT})"
+    )
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="one class a line (default: those of --out)"
     )

@@ -2,7 +2,7 @@
 
     python -m train.fit --recipe demo --data artifacts/data/arrow_of_time
     python -m train.fit --recipe own --data my_data --name kitchen --set epochs=40
-    python -m train.fit --recipe own --data my_data --name kitchen --resume
+    python -m train.fit --recipe own --data my_data --name kitchen --set epochs=40 --resume
     torchrun --nproc-per-node 4 -m train.fit --recipe ssv1_r50_8f --data ssv1
     python -m train.fit --recipe own --help            what the recipe says, field by field
 

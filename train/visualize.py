@@ -1,6 +1,6 @@
 """Draw what TDRL does inside, for any clip: the two pictures of the paper.
 
-    python -m train.visualize clip.mp4 --checkpoint best.ckpt --out pictures
+    python -m train.visualize clip.mp4
     python -m train.visualize clip.mp4 --checkpoint td.ckpt --compare no_td.ckpt --out pictures
 
 `enhancement.png`: the channels PEM enhances most and least, in the first block with a temporal
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.artifacts import default_checkpoint
+from runtime.artifacts import ARTIFACTS, default_checkpoint
 from runtime.command import run_command, say
 from runtime.errors import CheckpointError, DataError
 from runtime.files import whole_file, write_json
@@ -41,6 +41,7 @@ from train.model.activations import (
 )
 from train.model.tdrl import Tdrl
 
+PICTURES = ARTIFACTS / "visualize"
 NUM_CHANNELS = 10
 CELL = 0.96  # of a map's place in its strip; the rest is the gap
 MOST_ACROSS = 8  # frames of a clip whose two halves stand side by side
@@ -357,7 +358,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--channel", type=int, help="its channel (default: the one that changes most)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the pictures")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for the pictures (default: artifacts/visualize/ and the clip's name)",
+    )
     return parser
 
 
@@ -365,15 +371,16 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m train.visualize`."""
     given = _parser().parse_args(argv)
     stretch = Stretch(given.video, given.start_s, given.end_s, given.fps)
+    out = given.out or PICTURES / given.video.absolute().stem
     visualize(
         stretch,
         given.checkpoint,
-        given.out,
+        out,
         compare=given.compare,
         block=given.block,
         channel=given.channel,
     )
-    say(f"pictures: {given.out / 'enhancement.png'} and {given.out / 'temporal_module.png'}")
+    say(f"pictures: {out / 'enhancement.png'} and {out / 'temporal_module.png'}")
 
 
 if __name__ == "__main__":

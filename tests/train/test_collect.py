@@ -164,6 +164,13 @@ def test_a_session_is_called_like_date_and_time(camera, data, labels):
     assert all(re.fullmatch(r"\w+/20\d{6}-\d{6}_0001\.mp4", name) for name in clips_of(data))
 
 
+def test_clips_go_into_my_data_where_nothing_is_said(camera, labels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--camera", camera, "--labels", labels, "--headless", "--countdown", "1"]
+    assert main([*argv, "--clips", "1", "--session", "mon"]) == 0
+    assert clips_of(tmp_path / "my_data") == ["rest/mon_0001.mp4", "wave/mon_0001.mp4"]
+
+
 def test_delete_last_deletes_one_clip_after_naming_it(camera, data, labels, capsys):
     record(camera, data, "--labels", labels, "--clips", "1", "--session", "mon")
     for gone, left in (("rest", "wave 1, rest 0"), ("wave", "wave 0, rest 0")):

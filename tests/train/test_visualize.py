@@ -212,10 +212,14 @@ def test_a_lookahead_model_can_be_drawn_too(folder, tmp_path):
     assert found["temporal_module"][0]["td_loss"] is None
 
 
-def test_the_command_says_where_the_pictures_are(folder, tmp_path, capsys):
+def test_the_command_says_where_the_pictures_are(folder, tmp_path, capsys, monkeypatch):
     argv = [str(folder / "a.mp4"), "--checkpoint", str(folder / "pem.ckpt"), "--out"]
     assert run_command(partial(main, [*argv, str(tmp_path)])) == 0
     assert str(tmp_path / "enhancement.png") in capsys.readouterr().out
+    monkeypatch.setattr("train.visualize.PICTURES", tmp_path / "here")
+    assert run_command(partial(main, argv[:3])) == 0
+    assert (tmp_path / "here" / "a" / "temporal_module.png").is_file()
+    capsys.readouterr()
     argv[2] = str(folder / "plain.ckpt")
     assert run_command(partial(main, [*argv, str(tmp_path)])) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
