@@ -6,10 +6,10 @@
 
 The repository and torch are enough: training steps in float32 and bfloat16, a resumed run against
 an uninterrupted one, steps against the clip, training speed against the plain backbone, a live
-step's latency and throughput with CUDA graphs. What else is installed is used too: Lightning and
-PyAV (the loader), onnxruntime-gpu, TensorRT, TensorRT-RTX. What is skipped is listed with its
-reason. Each part has a process and a time of its own; a failed one does not stop the others, and
-makes the status 1.
+step's latency and throughput with CUDA graphs, the operations that both spend most time on. What
+else is installed is used too: Lightning and PyAV (the loader), onnxruntime-gpu, TensorRT,
+TensorRT-RTX. What is skipped is listed with its reason. Each part has a process and a time of its
+own; a failed one does not stop the others, and makes the status 1.
 """
 
 from __future__ import annotations

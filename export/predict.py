@@ -1,13 +1,16 @@
 """How long a step should take on a Jetson that nobody has measured yet.
 
     python -m export.predict                                # tables
-    python -m export.predict --write                        # and predicted.json for `make verify`
+    python -m export.predict --write                        # and predicted.json, and the page
     python -m export.predict --models resnet18:224 tiny:48
+    python -m export.predict --measured verify.json         # what `make verify` wrote on a device
+    python -m export.predict --measured nano.json nx.json --write       # into the page
 
 Operations and bytes are counted kernel by kernel on the exported step graph (roofline/kernels.py).
 Four constants turn them into time; they are fitted to published latencies of plain networks on an
 Orin Nano and judged on NVIDIA's MLPerf results of Orin NX and AGX Orin (roofline/published.py).
 The time is the GPU's, at the module's highest clocks: no copies, no Python, no waiting.
+--measured counts nothing anew: a prediction is not changed by what it is compared with.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from export.graph_view import load_graph
+from export.marked_page import begin_mark, write_between_marks
 from export.roofline.kernels import Kernel, Precision, step_kernels
+from export.roofline.measured import measured_as_markdown, read_measured
 from export.roofline.model import Constants, estimate, fit, relative_error
 from export.roofline.published import (
     DEVICES,
@@ -33,20 +38,26 @@ from export.roofline.published import (
     PublishedRow,
     mobilenet_v2_kernels,
 )
-from export.roofline.table import PREDICTED, PredictedStep, Prediction, steps_as_markdown
+from export.roofline.table import (
+    PREDICTED,
+    PredictedStep,
+    Prediction,
+    read_prediction,
+    steps_as_markdown,
+)
 from export.step_cost import parse_case
 from export.step_ratios import MODELS, random_model
 from export.to_onnx import step_onnx_from_model
+from runtime.artifacts import ARTIFACTS
 from runtime.command import run_command, say
 from runtime.files import write_json
 from runtime.preprocess import PictureRule
 
 PRECISIONS: tuple[Precision, ...] = ("int8", "float16")
-CASES = (
-    *((name, 224) for name in ("resnet18", "resnet34", "resnet50", "efficientnet_lite0")),
-    *((name, 112) for name in ("resnet18", "resnet34", "resnet50", "efficientnet_lite0")),
-    ("tiny", 48),
-)
+LARGE = ("resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0")
+CASES = (*((name, size_px) for size_px in (224, 112) for name in LARGE), ("tiny", 48))
+PAGE = ARTIFACTS.parent / "docs" / "jetson-prediction.md"
+BEGIN = begin_mark("python -m export.predict --write")
 PUBLISHED_SIZE = 224
 MANY = 8
 
@@ -166,17 +177,48 @@ def constants_text(constants: Constants) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m export.predict`."""
     options = _parser().parse_args(argv)
+    if options.measured:
+        compare(options.measured, write=options.write)
+        return
     kernels = published_kernels()
     constants = fit(FITTED_ROWS, kernels)
     spread = max(abs(error) for _, error in judged_errors(kernels, constants))
     prediction = predict(options.models, constants, spread=spread)
     say(check_as_markdown(kernels, constants))
     say(f"\n{constants_text(constants)}\n")
-    say(steps_as_markdown(prediction.steps))
+    table = steps_as_markdown(prediction.steps)
+    say(table)
     say(f"\nINT8 / FP16. Largest error on rows that were not fitted: {spread:.0%}.")
     if options.write:
+        write_between_marks(table, PAGE, BEGIN)
         write_json(PREDICTED, prediction.to_json())
-        say(f"written to {PREDICTED.name}: `make verify` shows it beside what a device measures")
+        say(
+            f"written to {PREDICTED.name} and {PAGE}: `make verify` shows it beside what a device "
+            "measures"
+        )
+
+
+def compare(reports: Sequence[Path], *, write: bool) -> None:
+    """Show the stored prediction beside what devices measured.
+
+    Args:
+        reports: JSON files of `make verify`.
+        write: Put the table into the page.
+
+    Raises:
+        BundleError: A file is no report, or holds nothing that was predicted.
+    """
+    prediction = read_prediction()
+    measured = read_measured(reports, prediction)
+    table = steps_as_markdown(prediction.steps, {each.step: each.ms for each in measured})
+    text = (
+        f"{table}\n\nMeasured by `make verify`, p50 of steps back to back, with copies:\n\n"
+        f"{measured_as_markdown(measured)}"
+    )
+    say(text)
+    if write:
+        write_between_marks(text, PAGE, BEGIN)
+        say(f"written into {PAGE}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,7 +227,15 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--measured",
+        nargs="+",
+        type=Path,
+        metavar="VERIFY.json",
+        help="show the stored prediction beside these reports of `make verify`",
+    )
+    what.add_argument(
         "--models",
         nargs="+",
         type=parse_case,
@@ -194,7 +244,10 @@ def _parser() -> argparse.ArgumentParser:
         help="what to predict (default: every backbone)",
     )
     parser.add_argument(
-        "--write", action="store_true", help="replace the prediction that is stored with the code"
+        "--write",
+        action="store_true",
+        help="replace the prediction that is stored with the code, and the page's table; with "
+        "--measured the table alone",
     )
     return parser
 

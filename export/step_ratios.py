@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from export.engines.build_log import nvidia_build_check
+from export.engines.build_log import conv_node_names, nvidia_build_check
 from export.step_engines import Engine, step_in
 from export.to_int8 import int8_onnx_from_step, observed_from_step
 from export.to_onnx import step_onnx_from_model
@@ -147,10 +147,23 @@ def step_ratios(
 
 
 def kernel_counts(files: Mapping[str, Path]) -> dict[str, int] | None:
-    """Kernels of a step in NVIDIA's own build of every graph; None without `tensorrt_rtx`."""
+    """Kernels of a step in NVIDIA's own build of every graph; None without `tensorrt_rtx`.
+
+    Args:
+        files: What `write_graphs` gave.
+
+    Raises:
+        ExportError: A convolution of an INT8 graph does not run on INT8, or one of a float graph
+            does: the counts would be another graph's.
+    """
     if find_tensorrt(("tensorrt_rtx",)) is None:
         return None
-    return {name: nvidia_build_check(files[name]).kernels for name in GRAPHS}
+    return {name: _kernels(files[name], is_int8=name.endswith(".int8")) for name in GRAPHS}
+
+
+def _kernels(path: Path, *, is_int8: bool) -> int:
+    expected = conv_node_names(path) if is_int8 else 0
+    return nvidia_build_check(path, expected_int8=expected).kernels
 
 
 def as_markdown(rows: Sequence[StepRatios]) -> str:

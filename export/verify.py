@@ -4,12 +4,13 @@
     python -m export.verify BUNDLE --precision int8
     python -m export.verify BUNDLE --out today.json --against verify-before.json
 
-Every precision that the bundle has runs the golden frames through the engine that is there: OpenVINO
-or ONNX Runtime on a CPU, TensorRT on a Jetson or another NVIDIA GPU (built first where there is
-none). The logits must be the stored ones, step by step, in one phase, in two, and in a batch whose
-rows differ; camera-sized frames must become the stored pictures. What fails is named by its first bad
-step and by what that usually means. Then each part of a decision is timed, back to back and at
-the pace of a live stream. It needs neither torch nor onnx. Status 1: something failed.
+Every precision that the bundle has runs the golden frames through the engine that is there:
+OpenVINO or ONNX Runtime on a CPU, TensorRT on a Jetson or another NVIDIA GPU (built first where
+there is none). The logits must be the stored ones, step by step, in one phase, in two, and in a
+batch whose rows differ; camera-sized frames must become the stored pictures. What fails is named
+by its first bad step and by what that usually means. Then each part of a decision is timed, back
+to back and at the pace of a live stream, beside what was predicted of the board. It needs neither
+torch nor onnx. Status 1: something failed.
 """
 
 from __future__ import annotations
@@ -219,6 +220,8 @@ def verify(opener: Opener, precisions: Sequence[Precision], effort: Effort) -> R
         )
     return Report(
         bundle=bundle.name,
+        model=dict(bundle.model),
+        size_px=(bundle.picture.height_px, bundle.picture.width_px),
         graphs=dict(bundle.sha256),
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         facts=facts,

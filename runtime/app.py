@@ -147,7 +147,7 @@ def run_stream(options: StreamOptions) -> tuple[int, str]:
         for lane, each in outputs.items():
             each.note("end", **asdict(lane.counts), **each.counts())
     if failures:
-        message = _failed(failures, len(streams.lanes))
+        message = _failed(failures)
         raise RunFailedError(message, summary(streams.lanes)) from failures[0]
     return _status(streams.lanes, signals), summary(streams.lanes)
 
@@ -372,22 +372,18 @@ def _play(
 ) -> list[TdrlError | OSError]:
     """Show every moment; gives failures instead of raising them, so that the files are finished.
 
-    Where an end fails too, the first failure comes first, and all are in the events.
+    A video that was lost is one, and ends nothing before its time. All are in the events.
     """
-    failures: list[TdrlError | OSError] = []
+    failures: list[TdrlError | OSError | None] = []
     unfinished = dict(outputs)
 
     def finish(lane: Lane, failure: TdrlError | OSError | None) -> None:
         output = unfinished.pop(lane)
-        found = [] if failure is None else [failure]
-        try:
-            output.finish()
-        except (TdrlError, OSError) as err:
-            found.append(err)
-        for each in found:
-            kind = "source_lost" if isinstance(each, SourceError) else "failed"
-            output.note(kind, message=str(each))
-        failures.extend(each for each in found if each not in failures)
+        output.finish()
+        if failure is not None:
+            kind = "source_lost" if isinstance(failure, SourceError) else "failed"
+            output.note(kind, message=str(failure))
+        failures.extend((failure, output.video_failure))
 
     reason: TdrlError | OSError | None = None
     try:
@@ -404,7 +400,7 @@ def _play(
             finish(lane, reason)
         if webhook is not None:
             webhook.close()
-    return failures
+    return list(dict.fromkeys(each for each in failures if each is not None))
 
 
 def _tell_end(lane: Lane, left: int) -> None:
@@ -415,10 +411,10 @@ def _tell_end(lane: Lane, left: int) -> None:
         logger.info("%s ended; %d stream(s) go on", lane.name, left)
 
 
-def _failed(failures: Sequence[TdrlError | OSError], streams: int) -> str:
+def _failed(failures: Sequence[TdrlError | OSError]) -> str:
     """The one line of a run that failed."""
     others = "" if len(failures) == 1 else f"; {len(failures)} failures in all, see above"
-    return f"{failures[0]}{others if streams > 1 else ''}"
+    return f"{failures[0]}{others}"
 
 
 def _status(lanes: Sequence[Lane], signals: Sequence[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,9 +64,11 @@ class Batch:
             self._reset[row] = due.starts
             held[row] = False
         call = (phases.pop(), self._frames, self._reset)
+        began_s = time.perf_counter()
         logits = self._session.step(*call, held) if held.any() else self._session.step(*call)
+        step_s = time.perf_counter() - began_s
         moments = {
-            row: self._steppers[row].finish(due, np.asarray(logits[row], np.float32))
+            row: self._steppers[row].finish(due, np.asarray(logits[row], np.float32), step_s)
             for row, due in dues.items()
         }
         self._watch_load(dues)

@@ -1,7 +1,8 @@
 """The event file: whole JSON lines, rotated by size, and a full disk stops nothing.
 
 Every line is handed to the system at once, so a crash of the program loses none and a power cut
-the last seconds. `events.jsonl` is the newest file; `events.jsonl.1` is the one before it.
+the last seconds; half a line that it left is removed. Lines that the disk does not take wait in
+memory. `events.jsonl` is the newest file; `events.jsonl.1` is the one before it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +21,11 @@ from typing import Any, BinaryIO
 from runtime.build_lock import lock_now
 from runtime.command import one_line
 from runtime.files import write_all
+
+MOST_WAITING = 1000
+FREQUENT = ("decision", "missed")  # they must not push out the others while the disk is full
+LINE_START = b'{"type": '
+LONGEST_TAIL_BYTES = 1 << 20  # no line is longer; a file without a shorter one is not ours
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +48,15 @@ class EventFile:
 class EventLog:
     """Appends lines to a file. Safe from any thread.
 
+    Where there is no room, the newest thousand decisions and the newest thousand other lines wait
+    in memory; they are written in order as soon as there is.
+
     Args:
-        where: The file; made if needed, appended to if it is there.
+        where: The file; made if needed, appended to if it is there. Half a line at its end, which
+            a power cut left, is removed.
 
     Attributes:
-        lost: Lines that could not be written so far.
+        lost: Lines that were not written and never will be.
 
     Raises:
         OSError: The file cannot be written, or another process writes it.
@@ -56,6 +67,9 @@ class EventLog:
         self._lock = threading.Lock()
         self._where = where
         self._lost_now = 0
+        self._late_now = 0
+        self._is_behind = False
+        self._waiting = _Waiting()
         self._size = 0
         self._is_closed = False
         self._file: BinaryIO | None = None
@@ -63,7 +77,7 @@ class EventLog:
         self._file = self._open()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one object; where there is no room it is counted as lost.
+        """Append one object; where there is no room it waits, and the oldest may be lost.
 
         Raises:
             ValueError: A value that JSON has no word for, as NaN, or the log is closed.
@@ -72,8 +86,10 @@ class EventLog:
             self._write(record)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Write what waits, if there is room by now, and close the file; once is enough."""
         with self._lock:
+            if not self._is_closed and len(self._waiting):
+                self._write_last()
             self._is_closed = True
             self._forget()
 
@@ -87,26 +103,49 @@ class EventLog:
         if self._is_closed:
             raise ValueError(f"{self._where.path} is closed")
         line = _line(record)
-        if self._lost_now:
-            line = _line(_lines_lost(record, self._lost_now)) + line
         try:
-            self._make_room(len(line))
-            self._append(line)
+            if self._is_behind:
+                self._catch_up()
+            lost = _line(_lines_lost(record, self._lost_now)) if self._lost_now else b""
+            self._add(lost + line)
         except OSError as err:
-            self._lose(err)
+            self._put_off(record.get("type") in FREQUENT, line, err)
             return
-        if self._lost_now:
+        if self._is_behind:
             logger.warning(
-                "%s: written again, %d lines were lost", self._where.path, self._lost_now
+                "%s: written again, %d lines were late and %d were lost",
+                self._where.path,
+                self._late_now,
+                self._lost_now,
             )
-            self._lost_now = 0
+            self._is_behind, self._late_now, self._lost_now = False, 0, 0
+
+    def _catch_up(self) -> None:
+        """Write the lines that wait, as far as there is room."""
+        while (line := self._waiting.first()) is not None:
+            self._add(line)
+            self._waiting.drop_first()
+            self._late_now += 1
+
+    def _write_last(self) -> None:
+        try:
+            self._catch_up()
+        except OSError as err:
+            count = len(self._waiting)
+            self.lost += count
+            reason = err.strerror or one_line(err)
+            logger.error("%s: the last %d lines are lost: %s", self._where.path, count, reason)
+
+    def _add(self, line: bytes) -> None:
+        self._make_room(len(line))
+        self._append(line)
 
     def _open(self) -> BinaryIO:
         path = self._where.path
         file = path.open("ab+", buffering=0)
         try:
             lock_now(file.fileno())
-            self._size = _end_broken_line(file)
+            self._size = _end_of_lines(file, path)
         except BlockingIOError as err:
             file.close()
             raise OSError(f"{path} is written by another run; give each its own file") from err
@@ -155,16 +194,52 @@ class EventLog:
     def _older(self, number: int) -> Path:
         return self._where.path.with_name(f"{self._where.path.name}.{number}")
 
-    def _lose(self, err: OSError) -> None:
-        self.lost += 1
-        self._lost_now += 1
-        if self._lost_now == 1:
-            reason = err.strerror or one_line(err)
+    def _put_off(self, is_frequent: bool, line: bytes, err: OSError) -> None:
+        lost = self._waiting.put(line, is_frequent=is_frequent)
+        self.lost += lost
+        self._lost_now += lost
+        if not self._is_behind:
+            self._is_behind = True
             logger.error(
-                "%s cannot be written: %s; events are lost until it can, the stream goes on",
+                "%s cannot be written: %s; events wait in memory until it can, the stream goes on",
                 self._where.path,
-                reason,
+                err.strerror or one_line(err),
             )
+
+
+class _Waiting:
+    """Lines in the order they came, of two kinds: each keeps its newest."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._rare: deque[tuple[int, bytes]] = deque()
+        self._frequent: deque[tuple[int, bytes]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._rare) + len(self._frequent)
+
+    def put(self, line: bytes, *, is_frequent: bool) -> int:
+        """Add a line; the number of lines that went for it, 0 or 1."""
+        lines = self._frequent if is_frequent else self._rare
+        lines.append((self._count, line))
+        self._count += 1
+        if len(lines) <= MOST_WAITING:
+            return 0
+        lines.popleft()
+        return 1
+
+    def first(self) -> bytes | None:
+        """The oldest line; None where there is none."""
+        lines = self._oldest()
+        return lines[0][1] if lines else None
+
+    def drop_first(self) -> None:
+        """Remove the oldest line."""
+        self._oldest().popleft()
+
+    def _oldest(self) -> deque[tuple[int, bytes]]:
+        rare, frequent = self._rare, self._frequent
+        return rare if rare and (not frequent or rare[0] < frequent[0]) else frequent
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -184,10 +259,29 @@ def _lines_lost(record: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {"type": "lines_lost", "count": count, **{name: record.get(name) for name in clocks}}
 
 
-def _end_broken_line(file: BinaryIO) -> int:
-    """A power cut may have left half a line: new ones start on their own; the file's size."""
+def _end_of_lines(file: BinaryIO, path: Path) -> int:
+    """Make the file end with a whole line; its size.
+
+    A power cut may have left half a line of ours, or zeros: they go. Any other text stays, on a
+    line of its own.
+    """
     size = file.seek(0, 2)
-    if size == 0:
-        return 0
-    file.seek(-1, 2)
-    return size if file.read(1) == b"\n" else size + file.write(b"\n")
+    file.seek(max(0, size - LONGEST_TAIL_BYTES))
+    tail = file.read().rpartition(b"\n")[2]
+    if not tail:
+        return size
+    if not _is_half_of_ours(tail):
+        return size + file.write(b"\n")
+    logger.warning("%s ended within a line, as after a power cut: that line was removed", path)
+    return file.truncate(size - len(tail))
+
+
+def _is_half_of_ours(tail: bytes) -> bool:
+    text = tail.rstrip(b"\0")
+    if not (text.startswith(LINE_START) or LINE_START.startswith(text)):
+        return False
+    try:
+        json.loads(tail)
+    except ValueError:  # bytes that are no UTF-8 are one too
+        return True
+    return False

@@ -15,8 +15,9 @@ Every line has `type`, `source`, `stream_time_s`, `monotonic_ns` and `utc`. Type
                    missed_share of the ticks
     phase_dropped  frames or steps could not keep up: phases left
     source_lost    the source ended before it should: message
-    failed         the engine or an output failed: message
-    lines_lost     the event file could not be written for a while: count
+    video_lost     the annotated video could not be written any further: message
+    failed         the engine or the window failed: message
+    lines_lost     the event file could not be written for so long that lines were lost: count
     end            the run ended: the counts of the last line
 
 `stream_time_s` is the frame's that brought the line; an action's `start_s` and `end_s` are when it

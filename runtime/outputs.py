@@ -11,7 +11,9 @@ from typing import Any
 
 from runtime.actions import Action, ActionTracker
 from runtime.bundle import Bundle
+from runtime.command import one_line
 from runtime.decision import Decision, utc_now
+from runtime.errors import OutputError
 from runtime.event_log import EventLog
 from runtime.events import Event, decision_to_json
 from runtime.overlay import annotate
@@ -46,6 +48,7 @@ class Outputs:
 
     Attributes:
         prefix: Begins each line for people: which of several streams it is about.
+        video_failure: Why the video ended before the stream; None where it did not.
 
     Raises:
         OutputError: No display.
@@ -65,6 +68,7 @@ class Outputs:
         headless: bool = True,
     ) -> None:
         self.prefix = ""
+        self.video_failure: OutputError | OSError | None = None
         self._bundle = bundle
         self._source = source
         self._actions = ActionTracker(Rules.of(bundle.operating.policy, bundle.labels))
@@ -97,14 +101,13 @@ class Outputs:
         self._log = log
 
     def show(self, moment: Moment) -> bool:
-        """Pass a moment on.
+        """Pass a moment on. A video that cannot be written is told once and left out from then on.
 
         Returns:
             False when the user closed the window.
 
         Raises:
-            OutputError: The video encoder or the window failed.
-            OSError: The video's disk is full or gone.
+            OutputError: The window failed.
         """
         with self._lock:
             self._last_ns = moment.frame.grabbed_ns
@@ -136,18 +139,17 @@ class Outputs:
                 self._end_actions()
 
     def finish(self) -> None:
-        """Write the action that is still going on, and complete the video.
-
-        Raises:
-            OutputError: The video encoder failed.
-            OSError: The video's disk is full or gone.
-        """
+        """Write the action that is still going on, and complete the video."""
         with self._lock:
             self._end_actions()
         if self._recorder is not None:
             self._recorder.close()
-        if self._video is not None:
-            self._video.close()
+        video, self._video = self._video, None
+        if video is not None:
+            try:
+                video.close()
+            except (OutputError, OSError) as err:
+                self._lose_video(err)
 
     def counts(self) -> dict[str, int]:
         """What became of the lines and posts, for those outputs that there are."""
@@ -242,8 +244,17 @@ class Outputs:
             self._timeline,
         )
         if self._video is not None:
-            self._video.write(picture, frame.stream_time_s)
+            try:
+                self._video.write(picture, frame.stream_time_s)
+            except (OutputError, OSError) as err:
+                self._lose_video(err, "; the stream goes on without it")
         return self._window is None or self._window.show(picture)
+
+    def _lose_video(self, err: OutputError | OSError, then: str = "") -> None:
+        self._video, self.video_failure = None, err
+        message = one_line(err)
+        logger.error("%svideo lost: %s%s", self.prefix, message, then)
+        self.note("video_lost", message=message)
 
 
 class FpsMeter:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Picture: TypeAlias = NDArray[np.uint8]
 Crop: TypeAlias = Literal["center", "full", "roi"]
+Colour: TypeAlias = Literal["RGB", "BGR"]
 
 CROPS: tuple[Crop, ...] = ("center", "full", "roi")
 # The paper protocols resize the short side to 256 and cut 224: 0.875 of the frame's short side.
@@ -124,15 +125,17 @@ def visible_region(frame_height_px: int, frame_width_px: int, rule: PictureRule)
     return Region((frame_width_px - width) // 2, (frame_height_px - height) // 2, width, height)
 
 
-def fit_picture(frame_hwc: Picture, rule: PictureRule) -> Picture:
-    """Crop and resize one RGB frame to the model's input.
+def fit_picture(frame_hwc: Picture, rule: PictureRule, colour: Colour = "RGB") -> Picture:
+    """Crop and resize one frame to the model's input.
 
     Resizing is decimation by a whole factor (area average) followed by bilinear interpolation:
-    large frames do not alias, and both steps give the same bytes on x86 and on Arm.
+    large frames do not alias, and both steps give the same bytes on x86 and on Arm. Both work on
+    each channel alone, so a BGR frame is made RGB when it is small, with the same bytes.
 
     Args:
-        frame_hwc: One frame, shape (H, W, 3), uint8, RGB.
+        frame_hwc: One frame, shape (H, W, 3), uint8.
         rule: The bundle's picture rule.
+        colour: Order of the frame's channels.
 
     Returns:
         The model's picture, shape (height_px, width_px, 3), uint8, RGB, C-contiguous. It may be
@@ -151,6 +154,8 @@ def fit_picture(frame_hwc: Picture, rule: PictureRule) -> Picture:
     ]
     landing = landing_region(region.height_px, region.width_px, rule)
     inner = resize(part, landing.height_px, landing.width_px)
+    if colour == "BGR":
+        inner = cv2.cvtColor(inner, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
     if (landing.height_px, landing.width_px) == (rule.height_px, rule.width_px):
         return inner
     picture = np.empty((rule.height_px, rule.width_px, 3), np.uint8)

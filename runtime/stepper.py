@@ -19,10 +19,11 @@ from runtime.decision import Decision, consensus, softmax, utc_now
 from runtime.events import Event
 from runtime.group_clock import StreamClock
 from runtime.policy import Rules
-from runtime.preprocess import Picture, fit_picture
+from runtime.preprocess import Picture
 from runtime.scene_cut import SceneCuts
 from runtime.segments import LONGEST_GAP, LogitsRings, SegmentSchedule, Tick
 from runtime.sessions.base import Logits
+from runtime.sources.bgr_frame import fit_frame
 from runtime.sources.frame import Frame
 
 # With more than this share of a window's ticks missed, a phase less serves better.
@@ -40,12 +41,16 @@ class Moment:
         decision: The decision that it triggered; None where it was not used.
         events: What else happened, in order; resets come before the decision they shaped.
         tick: The tick that it served; None where it was not used.
+        preprocess_s: Time that its picture took to crop and resize; 0 where it was not used.
+        step_s: Time that the engine's step took, which other streams may have shared; the same.
     """
 
     frame: Frame
     decision: Decision | None
     events: tuple[Event, ...]
     tick: Tick | None = None
+    preprocess_s: float = 0.0
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,7 @@ class Due:
         starts: Whether the phase's state has to be zero.
         overload: Ticks missed right before it because this process took no frame in time; the
             tick's other ones were missed because the source gave none.
+        preprocess_s: Time that the picture took to crop and resize.
     """
 
     frame: Frame
@@ -66,6 +72,7 @@ class Due:
     tick: Tick
     starts: bool
     overload: int
+    preprocess_s: float
 
 
 class Stepper:
@@ -144,12 +151,13 @@ class Stepper:
         is_overload = last is None or frame.index > last.index + 1
         return self._due(frame, tick, overload=tick.missed if is_overload else 0)
 
-    def finish(self, due: Due, logits: Logits) -> Moment:
+    def finish(self, due: Due, logits: Logits, step_s: float = 0.0) -> Moment:
         """Say what came of a step.
 
         Args:
             due: What `offer` asked for last.
             logits: This stream's, shape (K,), float32.
+            step_s: Time that the engine's step took.
         """
         self.steps += 1
         self._is_open = False
@@ -164,7 +172,8 @@ class Stepper:
         self._watch_source(due)
         if self._drop_to is not None:
             self._drop_phases(due.frame, self._drop_to)
-        return Moment(due.frame, decision, self._take_events(), due.tick)
+        events = self._take_events()
+        return Moment(due.frame, decision, events, due.tick, due.preprocess_s, step_s)
 
     def drop_phases(self, phases: int) -> None:
         """Go on with so many phases, from a new start, as soon as no step is on its way.
@@ -216,8 +225,9 @@ class Stepper:
         if starts:
             self._spoilt.discard(tick.phase)
             self._rings.clear(tick.phase)
-        picture = fit_picture(frame.image_rgb, self._bundle.picture)
-        return Due(frame, picture, tick, starts, overload)
+        began_s = time.perf_counter()
+        picture = fit_frame(frame, self._bundle.picture)
+        return Due(frame, picture, tick, starts, overload, time.perf_counter() - began_s)
 
     def _decide(self, due: Due) -> Decision:
         logits = consensus(self._rings.windows(due.tick.index))

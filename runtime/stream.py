@@ -182,7 +182,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--software-decode",
         action="store_true",
-        help="decode RTSP on the CPU where a Jetson's video hardware could",
+        help="decode RTSP and Motion-JPEG on the CPU where a Jetson's video hardware could",
     )
     group.add_argument("--realtime", action="store_true", help="play files at their own pace")
     group.add_argument("--max-seconds", metavar="S", type=_positive, help="stop after S seconds")

@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 from runtime.errors import DataError
+from train.data.formats.spec import at_line, values_and_lines
 from train.model.backbones.table import BACKBONES
 from train.model.presets import PRESETS
 from train.recipe import Recipe
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 PRESET = "preset"
+SET = "--set"
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -38,17 +40,22 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
 
     Raises:
         DataError: No such recipe, or text that is no YAML.
-        ValueError: Unknown fields or values out of range.
+        ValueError: Unknown fields or values out of range; the message names the file's line or
+            the change.
     """
     path = _path_of(name)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)  # a SafeLoader
+        values, lines = values_and_lines(path.read_text(encoding="utf-8"), _OnceLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise DataError(f"{path} is no valid YAML: {err}") from err
     changes = {key: _parsed(key, text) for key, text in (overrides or {}).items()}
     if not isinstance(values, dict):
-        raise DataError(f"{path} must hold `field: value` lines, got {type(values).__name__}")
-    return _checked({**values, **changes}, path)
+        raise DataError(
+            f"{at_line(path, 1)} must hold `field: value` lines, got {type(values).__name__}"
+        )
+    places = {key: at_line(path, line) for key, line in lines.items()}
+    places.update({key: _change(key, text) for key, text in (overrides or {}).items()})
+    return _checked({**values, **changes}, places, path)
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -76,7 +83,14 @@ def _parsed(field: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as err:
-        raise ValueError(f"{field} must be a YAML value, got {text!r}") from err
+        raise ValueError(
+            f"{_change(field, text)}: {field} must be a YAML value, got {text!r}"
+        ) from err
+
+
+def _change(field: str, text: str) -> str:
+    """A changed value, for messages."""
+    return f"{SET} {field}={text}"
 
 
 def describe(name: str, overrides: Mapping[str, str] | None = None) -> str:
@@ -130,31 +144,72 @@ def _as_text(value: Any) -> str:
     ).removesuffix("...\n").strip()  # fmt: skip
 
 
-def _checked(values: dict[str, Any], path: Path) -> Recipe:
-    values = {**_of_preset(values.get(PRESET), path), **values}
+def _checked(values: dict[str, Any], places: Mapping[str, str], path: Path) -> Recipe:
+    """The recipe of some values; `places` says where each of them stands, for messages."""
+    values = {**_of_preset(values.get(PRESET), places), **values}
     values.pop(PRESET, None)
     types = {field.name: str(field.type) for field in fields(Recipe)}
     for name, value in values.items():
-        if name not in types:
-            near = difflib.get_close_matches(str(name), [*types, PRESET], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{path} has an unknown field {name!r}{hint}")
-        values[name] = _typed(name, value, types[name])
+        try:
+            values[name] = _typed(name, value, types)
+        except ValueError as err:
+            raise ValueError(f"{places[str(name)]}: {err}") from err
     if "backbone" not in values:
-        raise ValueError(f"{path} has no backbone; one of {', '.join(BACKBONES)}")
-    return Recipe(**values)
+        raise ValueError(
+            f"{at_line(path, 1)}: the recipe has no backbone; one of {', '.join(BACKBONES)}"
+        )
+    try:
+        return Recipe(**values)
+    except ValueError as err:
+        place = _place_of(str(err), values, places) or str(path)
+        raise ValueError(f"{place}: {err}") from err
 
 
-def _of_preset(name: Any, path: Path) -> dict[str, Any]:
+def _place_of(message: str, values: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
+    """Where the value stands that a message is about: without that value it would be another.
+
+    Fields that the message names are tried first, of these the changed ones: `epochs` in "lr_steps
+    are the epochs of schedule steps" is only a word.
+    """
+    given = [name for name in values if name in places]
+    words = [word for word in re.findall(r"\w+", message) if word in given]
+    named = sorted(dict.fromkeys(words), key=lambda name: not places[name].startswith(SET))
+    for name in dict.fromkeys([*named, *given]):
+        if _complaint({key: value for key, value in values.items() if key != name}) != message:
+            return places[name]
+    return None
+
+
+def _complaint(values: Mapping[str, Any]) -> str | None:
+    """What is wrong with some values, a backbone aside; None if nothing is."""
+    try:
+        Recipe(**{"backbone": BACKBONES[0], **values})
+    except ValueError as err:
+        return str(err)
+    return None
+
+
+def _of_preset(name: Any, places: Mapping[str, str]) -> dict[str, Any]:
     if name is None:
         return {}
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        raise ValueError(
+            f"{places[PRESET]}: preset must be one of {', '.join(PRESETS)}, got {name!r}"
+        )
     return dict(vars(PRESETS[name]))
 
 
-def _typed(name: str, value: Any, declared: str) -> Any:
-    """A value as its field declares it."""
+def _typed(name: Any, value: Any, types: Mapping[str, str]) -> Any:
+    """A value as its field declares it.
+
+    Raises:
+        ValueError: There is no such field, or the value is of another kind.
+    """
+    if name not in types:
+        near = difflib.get_close_matches(str(name), [*types, PRESET], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown field {name!r}{hint}")
+    declared = types[name]
     if (value is None and "None" in declared) or (declared == "Workers" and value == "auto"):
         return value
     if declared.startswith("tuple"):

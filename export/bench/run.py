@@ -23,6 +23,7 @@ from export.bench import (
     stages,
     streams,
     training,
+    training_loop,
 )
 from export.bench.effort import Effort
 from export.bench.models import Models
@@ -58,6 +59,7 @@ TABLES: dict[str, Measure] = {
     "memory": lambda models, effort, _: processes.measure_memory(models, effort),
     "start": processes.measure_start,
     "training": lambda _, effort, folder: training.measure(effort, folder),
+    "training_loop": lambda _, effort, folder: training_loop.measure(effort, folder),
 }
 
 

@@ -29,15 +29,7 @@ def measure(effort: Effort, folder: Path) -> Table:
         "loader ÷ step",
     )
     table = Table("training", "Loader and training", TEXT, header)
-    few = Sizes(
-        train_scenes=effort.clips,
-        validation_clips=1,
-        calibration_clips=1,
-        tape_actions=1,
-        tape_validation_actions=1,
-    )
-    data = folder / "arrow_of_time"
-    build(data, 0, few)
+    data = made_data(effort, folder)
     found = loader_speed(load_recipe(RECIPE, {}), data, num_batches=effort.batches, rounds=ROUNDS)
     speeds = (found.loader, found.step, found.both)
     cells = [
@@ -47,3 +39,17 @@ def measure(effort: Effort, folder: Path) -> Table:
     ratio = np.array(found.loader.rounds) / np.array(found.step.rounds)
     table.rows.append((RECIPE, *cells, str(table.add("loader/step", ratio, "x"))))
     return table
+
+
+def made_data(effort: Effort, folder: Path) -> Path:
+    """The recipe's data, few of them; what is in the folder already is kept."""
+    few = Sizes(
+        train_scenes=effort.clips,
+        validation_clips=1,
+        calibration_clips=1,
+        tape_actions=1,
+        tape_validation_actions=1,
+    )
+    data = folder / "arrow_of_time"
+    build(data, 0, few)
+    return data

@@ -60,14 +60,23 @@ def _loader(effort: Effort) -> Iterator[Row]:
     return loader_rows(effort)
 
 
+def _profile(effort: Effort) -> Iterator[Row]:
+    from export.gpu.profiled import profile_rows
+
+    return profile_rows(effort)
+
+
 PARTS = (
     Part("learning", "training steps in float32 and bfloat16", 45, True, _learning),
     Part("resume", "a resumed run against an uninterrupted one", 45, True, _resume),
     Part("law", "steps against the clip", 45, True, _law),
     Part("speed", "training speed, TDRL and its plain backbone", 100, False, _speed),
-    Part("steps", "a live step in PyTorch", 65, False, _steps),
+    Part("steps", "a live step in PyTorch", 60, False, _steps),
     Part("onnx", "a live step in ONNX Runtime", 35, False, _onnx),
-    Part("engines", "a live step in TensorRT", 100, False, _engines),
-    Part("loader", "the loader and the training step", 45, False, _loader),
+    Part("engines", "a live step in TensorRT", 80, False, _engines),
+    Part("loader", "the loader and the training step", 40, False, _loader),
+    Part(
+        "profile", "which operations a training and a live step spend time on", 30, False, _profile
+    ),
 )
 TOTAL_S = 480.0

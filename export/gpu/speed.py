@@ -26,9 +26,10 @@ class Way:
     compiled: bool = False
 
 
+CHANNELS_LAST = Way("channels_last", channels_last=True)
 WAYS = (
     Way("eager"),
-    Way("channels_last", channels_last=True),
+    CHANNELS_LAST,
     Way("compiled", channels_last=True, compiled=True),
 )
 
@@ -41,7 +42,7 @@ def speed_rows(effort: Effort) -> Iterator[Row]:
     for way in WAYS:
         what = f"{effort.trained} {effort.num_segments}f, {way.name}"
         try:
-            calls = {unit: _step_of(effort, way, unit) for unit in (TDRL, PLAIN)}
+            calls = {unit: step_of(effort, way, unit) for unit in (TDRL, PLAIN)}
             times = times_s(calls, effort)
         except (RuntimeError, ImportError, OSError) as err:
             if not way.compiled:
@@ -83,12 +84,13 @@ def fitting_batch(effort: Effort) -> int:
 
 def _try_steps(effort: Effort) -> None:
     """A step of both models, side by side in memory as they will be; frees them."""
-    steps = [_step_of(effort, WAYS[0], unit) for unit in (TDRL, PLAIN)]
+    steps = [step_of(effort, WAYS[0], unit) for unit in (TDRL, PLAIN)]
     for step in steps:
         step()
 
 
-def _step_of(effort: Effort, way: Way, unit: UnitConfig) -> Callable[[], object]:
+def step_of(effort: Effort, way: Way, unit: UnitConfig) -> Callable[[], object]:
+    """A call that runs one training step of a fresh model on a batch that is on the device."""
     model = fresh_model(effort.trained, unit)
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -88,6 +88,8 @@ class Report:
 
     Attributes:
         bundle: Name of the bundle.
+        model: Its facts about its model: backbone, temporal module.
+        size_px: Height and width of its picture.
         graphs: Hash of each of its files.
         created_utc: When, ISO 8601.
         facts: What the device is.
@@ -99,6 +101,8 @@ class Report:
     """
 
     bundle: str
+    model: Mapping[str, Any]
+    size_px: tuple[int, int]
     graphs: Mapping[str, str]
     created_utc: str
     facts: Facts
@@ -151,7 +155,7 @@ class Report:
                 )
             )
             parts.append(f"A live stream steps every {self.live_interval_ms:.0f} ms.\n")
-        parts += [f"{p.precision}: {p.expected}\n" for p in self.proofs if p.expected is not None]
+        parts += self._expected_parts()
         parts += [
             f"{proof.precision}: the golden sequence would not show {' or '.join(proof.blind_to)}; "
             "judge this precision by its accuracy too\n"
@@ -160,6 +164,22 @@ class Report:
         ]
         parts += [f"**FAILED** {failure}\n" for failure in self.failures]
         return "\n".join(parts)
+
+    def _expected_parts(self) -> list[str]:
+        """Predicted beside measured; nothing where nothing was predicted."""
+        expected = [(p.precision, p.expected) for p in self.proofs if p.expected is not None]
+        if not expected:
+            return []
+        first = expected[0][1]
+        return [
+            _table(
+                ("precision", "predicted ms", "measured ms", "measured ÷ predicted"),
+                [(precision, *_expected_cells(each)) for precision, each in expected],
+            ),
+            f"Predicted on {first.made} for {first.device} at its highest clocks: GPU time of a "
+            f"step, ± {first.spread:.0%}. Measured: p50 back to back, with copies "
+            "(docs/jetson-prediction.md).\n",
+        ]
 
     def _check_rows(self) -> Iterator[Sequence[str]]:
         for picture in self.pictures:
@@ -292,6 +312,11 @@ def _timing_row(precision: str, timing: Timing) -> Sequence[str]:
     numbers = (timing.p50_ms, timing.p95_ms, timing.p99_ms, timing.max_ms)
     first = (precision, timing.schedule, timing.part, str(timing.count))
     return *first, *(f"{value:.2f}" for value in numbers)
+
+
+def _expected_cells(expected: Expected) -> Sequence[str]:
+    ratio = expected.measured_ms / expected.predicted_ms
+    return f"{expected.predicted_ms:.2f}", f"{expected.measured_ms:.2f}", f"{ratio:.2f}"
 
 
 def _decibels(value: float) -> str:

@@ -9,9 +9,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PREDICTED = Path(__file__).with_name("predicted.json")
+NOTHING: Mapping[PredictedStep, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +94,25 @@ def read_prediction(path: Path = PREDICTED) -> Prediction:
     return Prediction(data["made"], data["constants"], float(data["spread"]), steps)
 
 
-def steps_as_markdown(steps: Sequence[PredictedStep]) -> str:
-    """One line a backbone and size: INT8 / FP16 by device, and what the temporal parts cost."""
+def steps_as_markdown(
+    steps: Sequence[PredictedStep], measured_ms: Mapping[PredictedStep, float] = NOTHING
+) -> str:
+    """One line a backbone and size: INT8 / FP16 by device, and what the temporal parts cost.
+
+    Args:
+        steps: What was predicted.
+        measured_ms: What devices measured of it; each of these devices gets two columns more.
+    """
     devices = list(dict.fromkeys(step.device for step in steps))
-    lines = [
-        f"| TDRL on | size | kernels | {' | '.join(f'{name}, ms' for name in devices)} "
-        "| TDRL ÷ plain | 8 streams ÷ 8 steps |",
-        "|" + "---|" * (len(devices) + 5),
+    judged = [name for name in devices if any(step.device == name for step in measured_ms)]
+    header = [
+        *("TDRL on", "size", "kernels"),
+        *(f"{name}, ms" for name in devices),
+        *("TDRL ÷ plain", "8 streams ÷ 8 steps"),
     ]
+    for name in judged:
+        header += [f"{name} measured, ms", "measured ÷ predicted"]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     cases = dict.fromkeys((step.backbone, step.size_px) for step in steps)
     for backbone, size_px in cases:
         own = [step for step in steps if (step.backbone, step.size_px) == (backbone, size_px)]
@@ -108,9 +121,23 @@ def steps_as_markdown(steps: Sequence[PredictedStep]) -> str:
             _pair(own, devices[0], lambda step: f"{step.ms / step.plain_ms:.2f}"),
             _pair(own, devices[0], lambda step: f"{step.eight_ms / step.ms / 8:.2f}"),
         ]
+        for name in judged:
+            last += [
+                _pair(own, name, lambda step: _if_known(measured_ms.get(step))),
+                _pair(own, name, lambda step: _if_known(_ratio(measured_ms, step))),
+            ]
         first = f"| {backbone} | {size_px} | {own[0].kernels} | "
         lines.append(first + " | ".join([*cells, *last]) + " |")
     return "\n".join(lines)
+
+
+def _ratio(measured_ms: Mapping[PredictedStep, float], step: PredictedStep) -> float | None:
+    """Measured ÷ predicted; None where nothing was measured."""
+    return measured_ms[step] / step.ms if step in measured_ms else None
+
+
+def _if_known(number: float | None) -> str:
+    return "–" if number is None else f"{number:.2f}"
 
 
 def _pair(steps: Iterable[PredictedStep], device: str, text: Any) -> str:

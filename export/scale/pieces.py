@@ -103,6 +103,11 @@ class Pieces:
             ) from err
 
     @property
+    def size_px(self) -> int:
+        """Height and width of the model's picture: the 224 of `resnet18 at 224`."""
+        return int(self.model.rpartition(" ")[2])
+
+    @property
     def best_batch(self) -> int:
         """The number of streams with the cheapest step for each."""
         return min(self.step_ms, key=lambda count: self.step_ms[count] / count)

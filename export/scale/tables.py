@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from export.roofline.table import PredictedStep
 from export.scale.boxes import Kind, cpu_box, device_box
-from export.scale.pieces import MS_PER_S, Pieces, Wish, camera
+from export.scale.pieces import MS_PER_S, Camera, Pieces, Wish, camera
 from export.scale.queueing import Waits, aligned, before_batcher, fullest_server
+from export.scale.triton import Site, sending_camera
 
 CAMERAS = (1, 8, 32, 100, 1000, 10_000)
 STREAMS = (1, 4, 8, 16, 32)
@@ -21,20 +22,24 @@ EIGHT = 8
 
 
 def pieces_table(pieces: Pieces, wish: Wish) -> str:
-    """What one camera takes, alone and in the best batch."""
+    """What one camera takes: alone, in the best batch, and on a box that sends to a server."""
     lines = [
         "| one camera | decoding | steps | own | cores | memory, MB | events, MB/day | Mbit/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for streams in dict.fromkeys((1, pieces.best_batch)):
-        one = camera(pieces, wish, streams)
         what = "alone" if streams == 1 else f"one of {streams} in a batch"
-        lines.append(
-            f"| {what} | {one.decode_cores:.4f} | {one.step_cores:.4f} | {one.own_cores:.4f} "
-            f"| {one.cores:.3f} | {one.memory_mb:.1f} | {one.events_mb_per_day:.0f} "
-            f"| {one.mbit_per_s:g} |"
-        )
+        lines.append(_camera_row(what, camera(pieces, wish, streams)))
+    lines.append(_camera_row("decoded here, stepped by Triton", sending_camera(pieces, wish)))
     return "\n".join(lines)
+
+
+def _camera_row(what: str, one: Camera) -> str:
+    return (
+        f"| {what} | {one.decode_cores:.4f} | {one.step_cores:.4f} | {one.own_cores:.4f} "
+        f"| {one.cores:.3f} | {one.memory_mb:.1f} | {one.events_mb_per_day:.0f} "
+        f"| {round(one.mbit_per_s, 2):g} |"
+    )
 
 
 def kinds(pieces: Pieces, wish: Wish, predicted: PredictedStep | None) -> list[Kind]:
@@ -74,6 +79,24 @@ def boxes_table(found: Sequence[Kind], cameras: Sequence[int] = CAMERAS) -> str:
             ]
         lines.append(f"| {kind.name} | {kind.cameras} | {kind.limit} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def site_row(site: Site, cameras: Sequence[int] = CAMERAS) -> str:
+    """Servers by hash / by table + decoding boxes, as a row below the machines."""
+    cells = [_site_cell(site, n) if site.possible else "–" for n in cameras]
+    each = f"{site.server.cameras} + {site.decoder.cameras}"
+    limit = f"{site.server.limit} + {site.decoder.limit}"
+    return f"| {site.name} | {each} | {limit} | {' | '.join(cells)} |"
+
+
+def _site_cell(site: Site, cameras: int) -> str:
+    by_hash, by_table = site.servers_by_hash(cameras), site.servers_by_table(cameras)
+    boxes = site.decoder.boxes(cameras)
+    text = f"{'–' if by_hash is None else f'{by_hash:,}'} / {by_table:,} + {boxes:,}"
+    if site.price is None:
+        return text
+    machines = boxes + (by_table if by_hash is None else by_hash)
+    return f"{text} ({site.price * machines / cameras:.2f})"
 
 
 def aligned_table(pieces: Pieces, wish: Wish) -> str:

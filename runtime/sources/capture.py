@@ -16,16 +16,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import SourceError, SourceRefusedError
+from runtime.errors import SourceError, SourceLostError, SourceRefusedError
 from runtime.preprocess import Picture
 from runtime.sources.gstreamer import (
     GstCapture,
     check_gstreamer,
     has_jetson_decoder,
+    has_jetson_jpeg_decoder,
     missing_elements,
+    warn_once,
 )
 from runtime.sources.network import check_address, explain_failure
-from runtime.sources.pipelines import Pipeline, csi_pipeline, rtsp_pipeline, user_pipeline
+from runtime.sources.pipelines import (
+    Pipeline,
+    csi_pipeline,
+    rtsp_pipeline,
+    usb_pipeline,
+    user_pipeline,
+)
 from runtime.sources.uri import SourceUri, Wish
 
 OPEN_TIMEOUT_S = 5.0
@@ -74,12 +82,13 @@ def open_capture(uri: SourceUri, *, software_decode: bool = False) -> Capture:
 
     Args:
         uri: What to open.
-        software_decode: Decode RTSP on the CPU where a Jetson's hardware could.
+        software_decode: Decode RTSP and Motion-JPEG on the CPU where a Jetson's hardware could.
 
     Returns:
         An open capture. The caller releases it.
 
     Raises:
+        SourceLostError: It cannot be opened, and only a new process may; see `GstCapture`.
         SourceError: It cannot be opened; the message says what was found and what to do.
     """
     quiet_native_logs()
@@ -88,10 +97,12 @@ def open_capture(uri: SourceUri, *, software_decode: bool = False) -> Capture:
         check_address(uri, OPEN_TIMEOUT_S)
     pipeline = _pipeline(uri, software_decode=software_decode)
     try:
-        if pipeline is not None:
-            return _open_pipeline(uri, pipeline)
-        return _open_with_opencv(uri)
-    except SourceRefusedError:
+        if pipeline is None:
+            return _open_with_opencv(uri)
+        if uri.kind == "camera":
+            return _open_camera_in_hardware(uri, pipeline)
+        return _open_pipeline(uri, pipeline)
+    except (SourceRefusedError, SourceLostError):
         raise
     except SourceError as err:
         if uri.kind != "network":
@@ -216,10 +227,29 @@ def _pipeline(uri: SourceUri, *, software_decode: bool) -> Pipeline | None:
         return csi_pipeline(int(uri.target), uri.wish)
     if uri.kind == "pipeline":
         return user_pipeline(uri.target)
+    if software_decode:
+        return None
     is_rtsp = uri.target.lower().startswith(RTSP_SCHEMES)
-    if uri.kind == "network" and is_rtsp and not software_decode and has_jetson_decoder():
+    if uri.kind == "network" and is_rtsp and has_jetson_decoder():
         return rtsp_pipeline(uri.target, hardware=True)
+    device = _path_of(uri)
+    is_jpeg = uri.kind == "camera" and uri.wish.fourcc == "MJPG"
+    if is_jpeg and device is not None and has_jetson_jpeg_decoder():
+        return usb_pipeline(str(device), uri.wish)
     return None
+
+
+def _open_camera_in_hardware(uri: SourceUri, pipeline: Pipeline) -> Capture:
+    """A USB camera by its pipeline; by OpenCV, which takes the nearest size, where that fails."""
+    try:
+        return _open_pipeline(uri, pipeline)
+    except SourceLostError:
+        raise
+    except SourceError as err:
+        warn_once(
+            f"{err} (sizes and rates: v4l2-ctl --list-formats-ext); OpenCV reads it, on the CPU"
+        )
+        return _open_with_opencv(uri)
 
 
 def _open_pipeline(uri: SourceUri, pipeline: Pipeline) -> Capture:

@@ -28,7 +28,7 @@ def open_source(
         text: What the user wrote; see `runtime.sources.uri`.
         realtime: Pace a file like a camera.
         wait: Do not fail where a camera or stream is not there yet: try until it is.
-        software_decode: Decode RTSP on the CPU where a Jetson's hardware could.
+        software_decode: Decode RTSP and Motion-JPEG on the CPU where a Jetson's hardware could.
         allow_pipeline: Accept `gst:`; only for what comes from a command line.
 
     Raises:

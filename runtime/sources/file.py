@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 
 from runtime.errors import SourceError, SourceLostError
-from runtime.sources.capture import nominal_fps, open_capture, rgb_from_bgr
+from runtime.sources.bgr_frame import frame_from_bgr
+from runtime.sources.capture import nominal_fps, open_capture
 from runtime.sources.clock import DEFAULT_FPS, FileClock
 from runtime.sources.container import missing_bytes
 from runtime.sources.frame import Frame, SourceCounts
@@ -67,7 +68,7 @@ class FileSource:
                 pace.wait(time_s, lambda: self._stopped)
                 grabbed_ns = time.monotonic_ns()
             self._captured += 1
-            yield Frame(rgb_from_bgr(image), self._captured - 1, time_s, grabbed_ns)
+            yield frame_from_bgr(image, self._captured - 1, time_s, grabbed_ns)
         if not self._stopped:
             self._check_end(clock.last_s)
 

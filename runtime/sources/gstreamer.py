@@ -15,6 +15,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import SourceError, SourceRefusedError
+from runtime.errors import SourceError, SourceLostError, SourceRefusedError
 from runtime.sources.pipelines import Pipeline
 from runtime.sources.redact import redact
 
 DEVICE_TREE = Path("/proc/device-tree/compatible")
 JETSON_ELEMENTS = ("nvv4l2decoder", "nvvidconv")
+# h264parse stands for all of gstreamer1.0-plugins-bad: decodebin puts a parser before a decoder
+RTSP_ELEMENTS = ("rtspsrc", "h264parse", *JETSON_ELEMENTS)
+USB_ELEMENTS = ("v4l2src", *JETSON_ELEMENTS)
+# https://docs.nvidia.com/metropolis/deepstream/dev-guide/text/DS_plugin_gst-nvvideo4linux2.html
+THOR = b"nvidia,tegra264"  # has no JPEG decoder
 RELEASE_TIMEOUT_S = 2.0
+MOST_STUCK = 8
 BGR_CAPS = "video/x-raw,format=BGR"
 HOW_TO_MEND = (
-    "apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-good, and make the .venv "
-    "with the system's Python and --system-site-packages"
+    "apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-good "
+    "gstreamer1.0-plugins-bad, and make the .venv with the system's Python and "
+    "--system-site-packages"
 )
 
 logger = logging.getLogger(__name__)
@@ -49,6 +57,7 @@ class GstCapture:
 
     Raises:
         SourceRefusedError: The camera refuses user or password.
+        SourceLostError: It cannot be opened, and this process has too many stuck pipelines.
         SourceError: No GStreamer, a wrong pipeline, or no picture in time.
     """
 
@@ -66,6 +75,7 @@ class GstCapture:
             self._start(open_timeout_s)
         except SourceError:
             self.release()
+            _end_where_stuck(name)
             raise
 
     def isOpened(self) -> bool:  # noqa: N802  cv2's name
@@ -73,12 +83,17 @@ class GstCapture:
         return self._pipeline is not None
 
     def grab(self) -> bool:
-        """Wait for the next picture; False where none came in time, or never will."""
+        """Wait for the next picture; False where none came in time, or never will.
+
+        Raises:
+            SourceLostError: This process has too many stuck pipelines, whichever source's.
+        """
         if self._pipeline is None:
             return False
         if self._is_fresh:  # the one that proved that the pipeline runs
             self._is_fresh = False
             return True
+        _end_where_stuck(self._name)
         self._sample = self._pull(self._read_timeout_s)
         return self._sample is not None
 
@@ -114,7 +129,7 @@ class GstCapture:
         if pipeline is None:
             return
         # rtspsrc of GStreamer 1.22 locks itself up when a server dies in its first pictures
-        thread = threading.Thread(
+        thread = _Closing(
             target=pipeline.set_state,
             args=(self._gst.State.NULL,),
             name=f"close {self._name}",
@@ -122,8 +137,13 @@ class GstCapture:
         )
         thread.start()
         thread.join(RELEASE_TIMEOUT_S)
-        if thread.is_alive():
-            logger.warning("%s: GStreamer does not end a pipeline; left behind", self._name)
+        thread.is_overdue = thread.is_alive()
+        if thread.is_overdue:
+            logger.warning(
+                "%s: GStreamer does not end a pipeline; left behind, %d by now",
+                self._name,
+                stuck_pipelines(),
+            )
 
     def _build(self, pipeline: Pipeline) -> tuple[Any, Any]:
         try:
@@ -132,6 +152,8 @@ class GstCapture:
             raise SourceError(f"{self._name} cannot be opened: {redact(str(err))}") from None
         if not isinstance(built, self._gst.Pipeline):
             raise SourceError(f"{self._name} cannot be opened: a pipeline has a source and a sink")
+        if pipeline.kinds:
+            built.connect("deep-element-added", _set_by_kind, pipeline.kinds)
         for element, values in pipeline.properties.items():
             for key, value in values.items():
                 built.get_by_name(element).set_property(key, value)
@@ -211,6 +233,41 @@ class GstCapture:
         return int(structure.get_value("height")), int(structure.get_value("width"))
 
 
+class _Closing(threading.Thread):
+    """Stops a pipeline; one that is overdue and still alive hangs in GStreamer."""
+
+    is_overdue = False
+
+
+def stuck_pipelines() -> int:
+    """How many pipelines of this process GStreamer could not stop, of all sources."""
+    closing = [each for each in threading.enumerate() if isinstance(each, _Closing)]
+    return sum(each.is_overdue for each in closing)
+
+
+def _end_where_stuck(name: str) -> None:
+    """End a source where a new process is due: each stuck pipeline keeps threads and memory.
+
+    Raises:
+        SourceLostError: GStreamer could not stop more than `MOST_STUCK` pipelines.
+    """
+    stuck = stuck_pipelines()
+    if stuck > MOST_STUCK:
+        raise SourceLostError(
+            f"{name} is given up: GStreamer could not stop {stuck} pipelines, at most {MOST_STUCK} "
+            "may be left behind, and only a new process is rid of them; start again, as the "
+            "service does by itself"
+        )
+
+
+def _set_by_kind(_: Any, __: Any, element: Any, kinds: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set properties of an element that decodebin chose, those that it has."""
+    factory = element.get_factory()
+    for key, value in kinds.get(factory.get_name() if factory else "", {}).items():
+        if element.find_property(key) is not None:
+            element.set_property(key, value)
+
+
 def load_gstreamer(name: str) -> Any:
     """GStreamer's Python module, initialised.
 
@@ -243,16 +300,56 @@ def _is_there(module: str) -> bool:
     return module in sys.modules or importlib.util.find_spec(module) is not None
 
 
-def has_jetson_decoder(device_tree: Path = DEVICE_TREE) -> bool:
-    """Whether this is a Jetson whose GStreamer can decode in hardware.
+def has_jetson_decoder(
+    codec: str = "RTSP",
+    elements: tuple[str, ...] = RTSP_ELEMENTS,
+    device_tree: Path = DEVICE_TREE,
+) -> bool:
+    """Whether this is a Jetson whose GStreamer can decode in hardware; says once what it lacks.
 
     Nothing is imported on other machines.
+
+    Args:
+        codec: What is to be decoded, for the log.
+        elements: What that takes.
+        device_tree: The file that names the board.
     """
-    try:
-        is_jetson = b"nvidia,tegra" in device_tree.read_bytes()
-    except OSError:
+    if b"nvidia,tegra" not in _board(device_tree):
         return False
-    return is_jetson and not missing_elements(JETSON_ELEMENTS)
+    lack = _lack(elements)
+    if lack:
+        warn_once(f"this Jetson decodes {codec} on the CPU, because {lack}: {HOW_TO_MEND}")
+    return not lack
+
+
+def has_jetson_jpeg_decoder(device_tree: Path = DEVICE_TREE) -> bool:
+    """The same for a USB camera's Motion-JPEG, which a Thor has no decoder for."""
+    if THOR in _board(device_tree):
+        return False
+    return has_jetson_decoder("Motion-JPEG", USB_ELEMENTS, device_tree)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Log a warning, the first time in this process: cameras are opened again and again."""
+    logger.warning("%s", text)
+
+
+def _board(device_tree: Path) -> bytes:
+    try:
+        return device_tree.read_bytes()
+    except OSError:
+        return b""
+
+
+def _lack(elements: tuple[str, ...]) -> str:
+    """What GStreamer lacks, in words; empty where it lacks nothing."""
+    try:
+        _gstreamer()
+    except (ImportError, ValueError) as err:
+        return f"there is no GStreamer in Python ({err})"
+    missing = missing_elements(elements)
+    return f"its GStreamer has no {' and no '.join(missing)}" if missing else ""
 
 
 def missing_elements(names: tuple[str, ...]) -> list[str]:

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from runtime.backoff import backoff_s
 from runtime.errors import SourceError, SourceLostError, SourceRefusedError
+from runtime.sources.bgr_frame import frame_from_bgr
 from runtime.sources.capture import (
     READ_TIMEOUT_S,
     RTSP_SCHEMES,
     Capture,
     nominal_fps,
     open_capture,
-    rgb_from_bgr,
 )
 from runtime.sources.clock import DEFAULT_FPS, LiveClock
 from runtime.sources.frame import Frame, SourceCounts
@@ -142,8 +142,8 @@ class LiveSource:
         while not self._stopped:
             grabbed = self._slot.take(POLL_S)
             if grabbed is not None:
-                yield Frame(
-                    rgb_from_bgr(grabbed.image_bgr),
+                yield frame_from_bgr(
+                    grabbed.image_bgr,
                     grabbed.index,
                     grabbed.stream_time_s,
                     grabbed.grabbed_ns,
@@ -259,7 +259,7 @@ class LiveSource:
             The first frame after the loss; None when the source was stopped meanwhile.
 
         Raises:
-            SourceLostError: It did not come back in time.
+            SourceLostError: It did not come back in time, or cannot within this process.
         """
         lost_s = time.monotonic()
         was_there = self._captured > 0
@@ -290,11 +290,16 @@ class LiveSource:
 
         Returns:
             The first frame of the new connection, and the least wait before the next attempt.
+
+        Raises:
+            SourceLostError: Only a new process helps.
         """
         self._attempts += 1
         before = self._captured
         try:
             grabbed = self._connect()
+        except SourceLostError:  # only a new process helps
+            raise
         except SourceError as err:
             if str(err) not in self._reasons:  # each reason once, not at every attempt
                 self._reasons.add(str(err))

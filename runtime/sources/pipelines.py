@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from runtime.sources.uri import Wish
 
 CSI_WIDTH_PX, CSI_HEIGHT_PX, CSI_FPS = 1280, 720, 30.0
+# what OpenCV asks a camera for by itself; v4l2src would take the largest
+USB_WIDTH_PX, USB_HEIGHT_PX, USB_FPS = 640, 480, 30
 RTSP_LATENCY_MS = 100
 RTSP_TIMEOUT_US = 5_000_000
 # Past the sink nothing waits: the newest picture replaces one that nobody took.
@@ -30,10 +33,13 @@ class Pipeline:
     Attributes:
         text: The pipeline in gst-launch's syntax. Holds no secret, unless the user wrote one.
         properties: Values by element name and property.
+        kinds: Values by kind of element and property, for those that decodebin puts in; a
+            property that such an element does not have is left out.
     """
 
     text: str
     properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def csi_pipeline(sensor: int, wish: Wish) -> Pipeline:
@@ -48,11 +54,30 @@ def csi_pipeline(sensor: int, wish: Wish) -> Pipeline:
         'video/x-raw(memory:NVMM),width=1280,height=720,format=NV12,framerate=30/1'
     """
     width_px, height_px = wish.width_px or CSI_WIDTH_PX, wish.height_px or CSI_HEIGHT_PX
-    rate = Fraction(wish.fps or CSI_FPS).limit_denominator(1000)
     return Pipeline(
         f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),width={width_px},"
-        f"height={height_px},format=NV12,framerate={rate.numerator}/{rate.denominator} ! "
+        f"height={height_px},format=NV12,framerate={_rate(wish.fps or CSI_FPS)} ! "
         f"nvvidconv flip-method={wish.flip} ! {JETSON_TO_BGR} ! {APPSINK}"
+    )
+
+
+def usb_pipeline(device: str, wish: Wish) -> Pipeline:
+    """A USB camera's Motion-JPEG through a Jetson's JPEG decoder.
+
+    Args:
+        device: The device file.
+        wish: A size and rate that the camera has; 640 x 480 and at most 30 without.
+
+    Example:
+        >>> usb_pipeline("/dev/video0", Wish(1280, 720, 30)).text.split(" ! ")[1]
+        'image/jpeg,width=1280,height=720,framerate=30/1'
+    """
+    width_px, height_px = wish.width_px or USB_WIDTH_PX, wish.height_px or USB_HEIGHT_PX
+    rate = _rate(wish.fps) if wish.fps else f"(fraction)[1/1,{USB_FPS}/1]"
+    return Pipeline(
+        f"v4l2src name=source io-mode=2 ! image/jpeg,width={width_px},height={height_px},"
+        f"framerate={rate} ! nvv4l2decoder mjpeg=1 ! nvvidconv ! {JETSON_TO_BGR} ! {APPSINK}",
+        {"source": {"device": device}},
     )
 
 
@@ -63,6 +88,7 @@ def rtsp_pipeline(url: str, *, hardware: bool) -> Pipeline:
     nvvidconv has made BGRx of them. Buffer mode `none` keeps the camera's own times; the default
     mixes in when packets came, which made steps of 0 to 110 ms of a stream's 40. Packets are not
     dropped for being late: that cost key frames at the start, and grey pictures until the next one.
+    The hardware decoder keeps its highest clock, because a live picture is worth most at once.
 
     Args:
         url: rtsp:// or rtsps://, with its credentials percent-encoded.
@@ -74,6 +100,7 @@ def rtsp_pipeline(url: str, *, hardware: bool) -> Pipeline:
         f"tcp-timeout={RTSP_TIMEOUT_US} ! application/x-rtp,media=video ! decodebin ! "
         f"{convert} ! {APPSINK}",
         {"source": _rtsp_properties(url)},
+        {"nvv4l2decoder": {"enable-max-performance": True}} if hardware else {},
     )
 
 
@@ -82,6 +109,11 @@ def user_pipeline(text: str) -> Pipeline:
     if "appsink" in text:
         return Pipeline(text)
     return Pipeline(f"{text} ! {TO_BGR} ! {APPSINK}")
+
+
+def _rate(fps: float) -> str:
+    rate = Fraction(fps).limit_denominator(1000)
+    return f"{rate.numerator}/{rate.denominator}"
 
 
 def _rtsp_properties(url: str) -> dict[str, str]:

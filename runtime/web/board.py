@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from runtime.bundle import Bundle
 from runtime.decision import Decision
@@ -29,7 +29,9 @@ ACTIONS_KEPT = 500
 OTHERS_KEPT = 200  # kept apart: a source that misses ticks all day must not push out the actions
 SAMPLE_S = 1.0
 SAMPLES_KEPT = 600
-LATENCY_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# the lowest are for preprocessing and for small models
+TIME_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+Stage: TypeAlias = Literal["preprocess", "step", "grab_to_decision"]
 # After a refused password nothing is tried for a minute, and that is no fault of this process.
 HEALTHY_S = 75.0
 UP_S = 5.0
@@ -59,16 +61,31 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Grab to decision since the start, as Prometheus wants it.
+class StageTimes:
+    """What a stage took since the start, as Prometheus wants it.
 
     Attributes:
-        buckets: Decisions at most as late as each of LATENCY_BOUNDS_S, and all.
+        buckets: How often at most each of TIME_BOUNDS_S, and how often at all.
         sum_s: Of all.
     """
 
     buckets: tuple[int, ...]
     sum_s: float
+
+
+class _Histogram:
+    """Counts times by TIME_BOUNDS_S."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(TIME_BOUNDS_S) + 1)
+        self._sum_s = 0.0
+
+    def add(self, time_s: float) -> None:
+        self._counts[bisect_left(TIME_BOUNDS_S, time_s)] += 1
+        self._sum_s += time_s
+
+    def times(self) -> StageTimes:
+        return StageTimes(tuple(itertools.accumulate(self._counts)), self._sum_s)
 
 
 class Records:
@@ -120,8 +137,11 @@ class StreamBoard:
         self._lock = threading.Lock()
         self._newest: Moment | None = None
         self._decision: Decision | None = None
-        self._bucket_counts = [0] * (len(LATENCY_BOUNDS_S) + 1)
-        self._sum_s = 0.0
+        self._stages: dict[Stage, _Histogram] = {
+            "preprocess": _Histogram(),
+            "step": _Histogram(),
+            "grab_to_decision": _Histogram(),
+        }
         self._actions: Counter[str] = Counter()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self._sampled_s = self._progressed_s = time.monotonic()
@@ -139,11 +159,12 @@ class StreamBoard:
         decision = moment.decision
         with self._lock:
             self._newest = moment
+            if moment.tick is not None:
+                self._stages["preprocess"].add(moment.preprocess_s)
+                self._stages["step"].add(moment.step_s)
             if decision is not None:
                 self._decision = decision
-                latency_s = decision.latency_ms / 1000
-                self._bucket_counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
-                self._sum_s += latency_s
+                self._stages["grab_to_decision"].add(decision.latency_ms / 1000)
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Take an event's line; returns at once."""
@@ -225,10 +246,10 @@ class StreamBoard:
         """Lines, posts and recordings so far, of those outputs that there are."""
         return self._outputs()
 
-    def latencies(self) -> Latencies:
-        """Grab to decision since the start."""
+    def stages(self) -> dict[Stage, StageTimes]:
+        """What each stage of a step took since the start."""
         with self._lock:
-            return Latencies(tuple(itertools.accumulate(self._bucket_counts)), self._sum_s)
+            return {stage: histogram.times() for stage, histogram in self._stages.items()}
 
     def actions(self) -> dict[str, int]:
         """Actions that ended so far, by label."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runtime.web.board import LATENCY_BOUNDS_S, Board, StreamBoard
+from runtime.web.board import TIME_BOUNDS_S, Board, StreamBoard
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTERS = (
@@ -19,7 +19,7 @@ COUNTERS = (
 )
 # one event file, webhook and folder of recordings for all streams
 SHARED = (
-    ("tdrl_event_lines_lost_total", "lines_lost", "Event lines that the disk did not take."),
+    ("tdrl_event_lines_lost_total", "lines_lost", "Event lines that were never written."),
     ("tdrl_webhook_sent_total", "webhook_sent", "Events that the webhook took."),
     ("tdrl_webhook_dropped_total", "webhook_dropped", "Events that the webhook never got."),
     ("tdrl_recordings_total", "recordings", "Recordings that are whole on disk."),
@@ -27,6 +27,7 @@ SHARED = (
     ("tdrl_recordings_removed_total", "recordings_removed", "Recordings removed for newer ones."),
 )
 LOST_FRAMES = "record_frames_lost"
+STAGES_TEXT = "Crop and resize, the engine's step, and all from a frame's grab to its decision."
 
 
 def metrics_text(board: Board) -> str:
@@ -46,8 +47,8 @@ def metrics_text(board: Board) -> str:
     for each in board.streams:
         if (age_s := each.frame_age_s) is not None:
             lines.append(f"tdrl_last_frame_age_seconds{_labels(each)} {age_s:.3f}")
-    lines += _head("tdrl_step_seconds", "histogram", "From a frame's grab to its decision.")
-    lines += [line for each in board.streams for line in _histogram(each)]
+    lines += _head("tdrl_step_seconds", "histogram", STAGES_TEXT)
+    lines += [line for each in board.streams for line in _histograms(each)]
     return "\n".join(lines) + "\n"
 
 
@@ -70,13 +71,14 @@ def _outputs(board: Board) -> Iterable[str]:
             yield f"tdrl_record_frames_lost_total{_labels(each)} {found[LOST_FRAMES]}"
 
 
-def _histogram(stream: StreamBoard) -> Iterable[str]:
-    latencies, stage = stream.latencies(), "grab_to_decision"
-    bounds = [*map(str, LATENCY_BOUNDS_S), "+Inf"]
-    for bound, count in zip(bounds, latencies.buckets, strict=True):
-        yield f"tdrl_step_seconds_bucket{_labels(stream, stage=stage, le=bound)} {count}"
-    yield f"tdrl_step_seconds_sum{_labels(stream, stage=stage)} {latencies.sum_s:.6f}"
-    yield f"tdrl_step_seconds_count{_labels(stream, stage=stage)} {latencies.buckets[-1]}"
+def _histograms(stream: StreamBoard) -> Iterable[str]:
+    """One for each stage, with the same bounds."""
+    bounds = [*map(str, TIME_BOUNDS_S), "+Inf"]
+    for stage, times in stream.stages().items():
+        for bound, count in zip(bounds, times.buckets, strict=True):
+            yield f"tdrl_step_seconds_bucket{_labels(stream, stage=stage, le=bound)} {count}"
+        yield f"tdrl_step_seconds_sum{_labels(stream, stage=stage)} {times.sum_s:.6f}"
+        yield f"tdrl_step_seconds_count{_labels(stream, stage=stage)} {times.buckets[-1]}"
 
 
 def _head(name: str, kind: str, text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning
 
 from export.bench import (
     decision,
@@ -23,6 +25,7 @@ from export.bench import (
     stages,
     streams,
     training,
+    training_loop,
 )
 from export.bench.__main__ import main
 from export.bench.camera import HEIGHT_PX, WIDTH_PX, camera_file, camera_pictures
@@ -33,11 +36,11 @@ from export.bench.resident import main as resident
 from export.bench.run import TABLES, Report, write
 from export.bench.values import Table, Value, values_from_json
 from export.roofline.kernels import Kernel
-from runtime import preprocess
 from runtime.bundle import load_bundle, load_golden
 from runtime.command import run_command
 from runtime.errors import ExportError
 from runtime.selftest import run_self_test
+from runtime.sources import bgr_frame
 from tests.openvino_part import needs_openvino
 
 QUICK = replace(SMOKE, rounds=2, ticks=3, paced_s=0.5)
@@ -97,6 +100,20 @@ def test_a_file_that_is_no_run(tmp_path, text):
     (tmp_path / "no.json").write_text(text)
     with pytest.raises(ExportError, match="is no run of `make bench`"):
         read_run(tmp_path / "no.json")
+
+
+def test_the_own_cost_of_every_bundle_is_judged():
+    values = {
+        "stages/tiny at 48/own": Value(2.0, 1.9, 2.1, "ms", 9),
+        "stages/resnet18 at 224/own": Value(3.1, 3.0, 3.2, "ms", 9),
+    }
+    lines = needed.as_markdown(values).splitlines()[2:]
+    assert lines == [
+        "| tiny at 48: runtime's own cost of a tick at 1280 × 720, ms "
+        "| ≤ 3 | 2.00 (1.90-2.10) | reached |",
+        "| resnet18 at 224: runtime's own cost of a tick at 1280 × 720, ms "
+        "| ≤ 3 | 3.10 (3.00-3.20) | **missed** |",
+    ]
 
 
 def test_limits_are_reached_or_missed():
@@ -229,7 +246,8 @@ def test_pictures_are_a_camera_s():
 def test_stages_add_up(models, tmp_path):
     table = stages.measure_stages(models, QUICK, tmp_path)
     medians = {k.removeprefix("stages/tiny at 48/"): v for k, v in table.values.items()}
-    assert set(medians) == {*stages.COLUMNS, "own", "JPEG", "line"}
+    assert set(medians) == {*stages.COLUMNS, "own", *stages.WATCHED, "line"}
+    assert "decode" in stages.OWN, "a picture is decoded after its grab was stamped"
     own = sum(medians[name].low for name in stages.OWN)
     assert own <= medians["own"].high
     lines = (tmp_path / "tiny-48-both.jsonl").read_text().splitlines()
@@ -249,9 +267,9 @@ def test_a_slow_stage_is_seen(models, tmp_path, monkeypatch):
             pass
         return fit(*arguments)
 
-    fit = preprocess.fit_picture
-    monkeypatch.setattr(stages, "fit_picture", slow)
-    monkeypatch.setattr("runtime.stepper.fit_picture", slow)
+    fit = bgr_frame.fit_frame
+    monkeypatch.setattr(stages, "fit_frame", slow)
+    monkeypatch.setattr("runtime.stepper.fit_frame", slow)
     values = stages.measure_stages(models, QUICK, tmp_path).values
     assert 20 < values["stages/tiny at 48/resize"].median < 30
     assert 20 < values["stages/tiny at 48/own"].median < 40
@@ -301,10 +319,145 @@ def test_start_and_training(models, tmp_path):
 
 @needs_openvino
 def test_operations_are_counted(models):
-    line = TABLES["operations"](models, QUICK, Path()).rows[0]
-    plain, tdrl = (int(cell.partition("(")[2].rstrip(")")) for cell in line[1:3])
-    assert 10 < plain < tdrl
-    assert "FullyConnected" in line[3]  # the gates' products
+    lines = {row[1]: row for row in TABLES["operations"](models, QUICK, Path()).rows}
+    assert list(lines) == ["openvino int8", "ort float32"]
+    for line in lines.values():
+        plain, tdrl = (int(cell.partition("(")[2].rstrip(")")) for cell in line[2:4])
+        assert 10 < plain < tdrl
+    assert "FullyConnected" in lines["openvino int8"][4]  # the gates' products
+
+
+def test_without_openvino_onnx_runtime_is_profiled(models, monkeypatch):
+    monkeypatch.setattr(operations, "has_openvino", lambda: False)
+    missing, ort_line = TABLES["operations"](models, QUICK, Path()).rows
+    assert missing[0] == "OpenVINO is not installed"
+    assert ort_line[:2] == ("tiny at 48", "ort float32")
+
+
+def test_onnx_runtime_names_its_kernels(models):
+    """As many convolutions in both, and the temporal parts' kernels in one of them only."""
+    plain, tdrl = (
+        operations.ort_profile(models.bundle(TINY, part).graph_path("step"), 2)
+        for part in ("none", "both")
+    )
+    convolutions = {"Conv", "FusedConv"}
+    assert convolutions & plain.ms.keys()
+    assert convolutions & tdrl.ms.keys()
+    assert {"Concat", "Split"} <= tdrl.ms.keys() - plain.ms.keys()
+    assert all(ms >= 0 for ms in tdrl.ms.values())
+
+
+def test_the_first_runs_of_an_onnx_runtime_profile_do_not_count():
+    def event(cat, name, ts, dur, **args):
+        return {"cat": cat, "name": name, "ts": ts, "dur": dur, "args": args}
+
+    def run(start, conv_us):
+        # a run is written after its kernels
+        return [
+            event("Node", "a_kernel_time", start + 1, conv_us, op_name="Conv"),
+            event("Node", "a_fence_before", start + 1, 500, op_name="Conv"),
+            event("Node", "b_kernel_time", start + 2, 10, op_name="Add"),
+            event("Session", "model_run", start, conv_us + 10),
+        ]
+
+    loaded = event("Session", "session_initialization", 0, 9999)
+    runs = [*run(10_000, 9000), *run(20_000, 200), *run(30_000, 400)]
+    profile = operations.ort_kernels([loaded, *runs], 1)
+    assert profile.ms == {"Conv": pytest.approx(0.3), "Add": pytest.approx(0.01)}
+    assert profile.calls == 2
+    assert operations.ort_kernels([loaded, *runs], 3).calls == 0
+
+
+def test_an_onnx_runtime_that_profiles_nothing(models, monkeypatch):
+    monkeypatch.setattr(json, "loads", lambda text: [])
+    with pytest.raises(ExportError, match=r"profiled no kernel of tiny-48\.float32\.onnx"):
+        operations.ort_profile(models.bundle(TINY, "both").graph_path("step"), 1)
+
+
+def test_time_belongs_to_the_innermost_part(monkeypatch):
+    """Two steps of an epoch as Lightning tells them, and what comes between two epochs."""
+    now_ms = [0]
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now_ms[0] * 1_000_000)
+    clock = training_loop.StepClock()
+
+    def spend(ms, *actions):
+        for action in actions:
+            clock.start(action)
+        now_ms[0] += ms
+        for action in reversed(actions):
+            clock.stop(action)
+
+    def step(backward_ms):
+        spend(1, "[_TrainingEpochLoop].train_dataloader_next")
+        spend(2, "[Strategy]SingleDeviceStrategy.batch_to_device", "[LightningModule]M.transfer")
+        clock.start("run_training_batch")
+        clock.start("[LightningModule]M.optimizer_step")
+        clock.start("[Strategy]SingleDeviceStrategy.training_step")
+        spend(4, "pre-roll")
+        spend(8, "forward")
+        now_ms[0] += 16
+        clock.stop("[Strategy]SingleDeviceStrategy.training_step")
+        spend(backward_ms, "[Strategy]SingleDeviceStrategy.backward")
+        now_ms[0] += 64
+        clock.stop("[LightningModule]M.optimizer_step")
+        clock.stop("run_training_batch")
+        now_ms[0] += 128
+
+    now_ms[0] = 1000
+    for _ in range(2):
+        clock.start("run_training_epoch")
+        step(32)
+        clock.move("pre-roll", "everything else")
+        clock.stop("run_training_epoch")
+        now_ms[0] += 5000
+    ms = (1, 2, 0, 8, 16, 32, 64, 128 + 4)
+    assert clock.steps == [dict(zip(training_loop.PARTS, ms, strict=True))] * 2
+    assert clock.seen >= set(training_loop.ENDINGS.values())
+
+
+SLOW_MS = 60
+
+
+def slowly(function):
+    def slow(*arguments, **more):
+        time.sleep(SLOW_MS / 1e3)
+        return function(*arguments, **more)
+
+    return slow
+
+
+def test_the_training_loop_is_split_where_its_time_goes(tmp_path, monkeypatch):
+    """What is slowed shows in its own part of every step."""
+    slowed = {
+        "loader": "train.data.loader._collate",
+        "to the device": "train.module.TdrlModule.transfer_batch_to_device",
+        "loss": "train.module.temporal_diversity_loss",
+        "optimiser": "train.module.TdrlModule.optimizer_zero_grad",
+        "everything else": "train.module.TdrlModule.on_train_batch_end",
+    }
+    for target in slowed.values():
+        monkeypatch.setattr(target, slowly(pkgutil.resolve_name(target)))
+    table = training_loop.measure(replace(QUICK, few_rounds=1), tmp_path)
+    values = {key.removeprefix("training_loop/"): v for key, v in table.values.items()}
+    assert values["step"].rounds == 2
+    for part in slowed:
+        assert values[part].low >= SLOW_MS
+    assert values["step"].median > sum(values[part].low for part in slowed)
+    line, shares = table.rows
+    assert len(line) == len(shares) == len(table.header)
+    assert sum(float(share.rstrip("%")) for share in shares[1:-1]) == pytest.approx(100, abs=0.5)
+
+
+def test_a_lightning_with_other_names(tmp_path, monkeypatch):
+    def fit(module, loader):
+        for name in ("x.train_dataloader_next", "BestStrategy.backward", "forward"):
+            with module._clock.profile(name):
+                pass
+
+    monkeypatch.setattr(pytorch_lightning, "Trainer", lambda **_: SimpleNamespace(fit=fit))
+    unseen = "nothing named to the device, pre-roll, loss, optimiser was seen"
+    with pytest.raises(ExportError, match=unseen):
+        training_loop.step_times(1, training.made_data(QUICK, tmp_path), tmp_path)
 
 
 def test_the_floor_is_the_longer_of_operations_and_bytes():
@@ -340,7 +493,7 @@ def test_without_openvino_there_is_no_floor(models, monkeypatch):
     assert TABLES["floor"](models, QUICK, Path()).rows[0][0] == "OpenVINO is not installed"
 
 
-def test_the_first_run_of_a_profile_does_not_count(models, monkeypatch):
+def test_the_first_run_of_a_profile_does_not_count(monkeypatch):
     """Counters hold means over all runs: 1000 ms for the first and 2 ms for each other."""
 
     class Request:
@@ -361,7 +514,7 @@ def test_the_first_run_of_a_profile_does_not_count(models, monkeypatch):
             ]
 
     monkeypatch.setattr(operations, "_request", lambda path: Request())
-    profile = operations._profile(models, TINY, "both", 50)
+    profile = operations.openvino_profile(Path("step.onnx"), 50)
     assert profile.ms["Add"] == pytest.approx(2, abs=0.01)
     assert profile.calls == 1
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import asdict, replace
 
 import pytest
 
+import export.predict
 from export.graph_view import load_graph
-from export.predict import PRECISIONS, kernels_of, main, predict, published_kernels
+from export.marked_page import END
+from export.predict import (
+    BEGIN,
+    PAGE,
+    PRECISIONS,
+    kernels_of,
+    main,
+    predict,
+    published_kernels,
+)
 from export.proof.expected import expected_of
 from export.proof.latency import BACK_TO_BACK, PACED, Timing
 from export.proof.report import Proof, Report
@@ -20,9 +32,10 @@ from export.roofline.published import (
     ORIN_NANO,
     mobilenet_v2_kernels,
 )
-from export.roofline.table import read_prediction, steps_as_markdown
+from export.roofline.table import PREDICTED, read_prediction, steps_as_markdown
 from runtime.command import run_command
 from tests.mini_bundle import write_mini_bundle
+from train.model.backbones.table import BACKBONES
 from train.model.cost import cost_of
 from train.model.tdrl import ModelConfig
 from train.model.unit import UnitConfig
@@ -183,23 +196,44 @@ def test_a_board_is_shown_what_was_expected_of_it(predicted_bundle):
     assert f"{2.0 / found.predicted_ms:.2f} times" in str(found)
 
 
-def test_the_report_of_a_board_has_a_line_for_it(predicted_bundle):
-    expected = expected_of(predicted_bundle, BOARD, "int8", TIMINGS)
-    assert expected is not None
-    report = Report(
+def report_of(bundle, board, precisions=("int8", "float16"), timings=TIMINGS, **changes):
+    """What `make verify` would find on a board, without running anything."""
+    proofs = [
+        Proof(name, timings=list(timings), expected=expected_of(bundle, board, name, timings))
+        for name in precisions
+    ]
+    found = Report(
         bundle="b",
+        model=bundle.model,
+        size_px=(bundle.picture.height_px, bundle.picture.width_px),
         graphs={},
-        created_utc="",
-        facts={},
+        created_utc="2027-01-02T03:04:05+00:00",
+        facts={"board": board, "power_mode": "MAXN_SUPER", "engine": "tensorrt 10.3.0"},
         idle={},
         loaded={},
         pictures=[],
-        proofs=[Proof("int8", expected=expected), Proof("float32")],
+        proofs=proofs,
         live_interval_ms=250,
     )
-    assert f"int8: predicted on {expected.made} for Orin Nano: " in report.markdown()
-    assert "float32: predicted" not in report.markdown()
+    return replace(found, **changes)
+
+
+def test_the_report_of_a_board_has_a_table_for_it(predicted_bundle):
+    report = report_of(predicted_bundle, BOARD, ("int8", "float16", "float32"))
+    expected = report.proofs[0].expected
+    assert expected is not None
+    text = report.markdown()
+    assert "| precision | predicted ms | measured ms | measured ÷ predicted |" in text
+    row = f"| int8 | {expected.predicted_ms:.2f} | 2.00 | {2.0 / expected.predicted_ms:.2f} |"
+    assert row in text
+    assert f"\nPredicted on {expected.made} for Orin Nano at its highest clocks" in text
+    assert text.count("| 2.00 | ") >= 2
+    assert "\n| float32 | " not in text.partition("| predicted ms |")[2]
     assert report.to_json()["proofs"][0]["expected"]["measured_ms"] == 2.0
+
+
+def test_the_report_of_another_machine_has_none(predicted_bundle):
+    assert "redicted" not in report_of(predicted_bundle, "Raspberry Pi 5").markdown()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +258,179 @@ def test_another_model_has_no_prediction(predicted_bundle):
 def test_the_table_has_a_line_a_model():
     table = steps_as_markdown(read_prediction().steps)
     assert table.count("\n| resnet50 | ") == 2
+    assert "measured" not in table
     assert "Orin Nano, ms | Orin NX, ms | AGX Orin, ms" in table
+
+
+def test_every_backbone_has_a_prediction():
+    found = {(step.backbone, step.size_px) for step in read_prediction().steps}
+    large = set(BACKBONES) - {"tiny"}
+    assert found == {(name, size_px) for name in large for size_px in (224, 112)} | {("tiny", 48)}
+
+
+def test_the_page_has_the_stored_prediction():
+    """Rows may have gone on: what devices measured comes at their end."""
+    _, _, marked = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    page = marked.partition(END)[0].splitlines()
+    for line in steps_as_markdown(read_prediction().steps).splitlines():
+        assert any(each.startswith(line) for each in page), line
+
+
+@pytest.fixture
+def verified(tmp_path, predicted_bundle):
+    """`verified(name)`: a file of `make verify` on a board that has a prediction."""
+
+    def file(name, board=BOARD, spoil=None, **changes):
+        data = report_of(predicted_bundle, board, **changes).to_json()
+        if spoil is not None:
+            spoil(data)
+        path = tmp_path / name
+        path.write_text(json.dumps(data), encoding="utf-8")
+        return str(path)
+
+    return file
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    path = tmp_path / "page.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(export.predict, "PAGE", path)
+    return path
+
+
+def columns_of(table):
+    """Cells by the backbone and size of their row, then by column; the last of equal names."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("| ")
+    ]
+    return {(row[0], row[1]): dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+
+
+def test_measured_columns_are_added_for_the_rows_that_files_hold(verified, page, capsys):
+    agx = "NVIDIA Jetson AGX Orin Developer Kit"
+    faster = [replace(each, p50_ms=each.p50_ms / 2) for each in TIMINGS]
+    files = [
+        verified("nano.json", precisions=("int8", "float16")),
+        verified("agx.json", agx, precisions=("int8", "float32"), timings=faster),
+    ]
+    stored = PREDICTED.read_bytes()
+    assert run_command(lambda: main(["--measured", *files, "--write"])) == 0
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("before\n")
+    assert written.endswith("\nafter\n")
+    table = written.partition(BEGIN)[2].partition(END)[0]
+    assert table.strip() in capsys.readouterr().out
+    by_case = columns_of(table)
+    row, other = by_case["resnet18", "112"], by_case["resnet18", "224"]
+    predicted = {
+        (step.device, step.precision): step.ms
+        for step in read_prediction().steps
+        if (step.backbone, step.size_px) == ("resnet18", 112)
+    }
+    assert row["Orin Nano measured, ms"] == "2.00 / 2.00"
+    assert row["AGX Orin measured, ms"] == "1.00 / –"
+    assert row["measured ÷ predicted"] == f"{1.0 / predicted['AGX Orin', 'int8']:.2f} / –"
+    both = [2.0 / predicted["Orin Nano", precision] for precision in ("int8", "float16")]
+    assert f"| 2.00 / 2.00 | {both[0]:.2f} / {both[1]:.2f} |" in table
+    assert other["Orin Nano measured, ms"] == other["AGX Orin measured, ms"] == "– / –"
+    assert "Orin NX measured" not in table
+    line = "* resnet18 at 112, int8, on Orin Nano: 2027-01-02, power mode MAXN_SUPER, tensorrt"
+    assert line in table
+    assert PREDICTED.read_bytes() == stored
+
+
+def test_without_write_the_page_stays(verified, page):
+    before = page.read_bytes()
+    assert run_command(lambda: main(["--measured", verified("nano.json")])) == 0
+    assert page.read_bytes() == before
+
+
+def _without_model(data):
+    del data["model"]
+
+
+def _without_size(data):
+    data["size_px"] = None
+
+
+def _null_time(data):
+    data["proofs"][0]["timings"][1]["p50_ms"] = None
+
+
+def _no_time(data):
+    data["proofs"][0]["timings"][1]["p50_ms"] = 0
+
+
+def _failed(data):
+    data["passed"] = False
+
+
+def _no_report(data):
+    data.clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spoil": _no_report}, "is no report of `make verify`"),
+        ({"spoil": _failed}, "is of a device that failed `make verify`"),
+        ({"spoil": _without_model}, r"does not say what it measured .*'model'.* run `make verify`"),
+        ({"spoil": _without_size}, "does not say what it measured"),
+        ({"spoil": _null_time}, "does not say what it measured"),
+        ({"spoil": _no_time}, "p50_ms must be finite and > 0, got 0"),
+        ({"board": ""}, "predicted: it has resnet18 at 112 x 112 on a machine that is no board"),
+        ({"board": "Raspberry Pi 5"}, "predicted: it has resnet18 at 112 x 112 on Raspberry Pi 5"),
+        ({"precisions": ("float32",)}, "measured nothing that was predicted"),
+        ({"timings": TIMINGS[:1]}, "measured nothing that was predicted"),
+    ],
+)
+def test_a_file_that_tells_nothing_is_one_line(verified, page, capsys, changes, message):
+    path, before = verified("bad.json", **changes), page.read_bytes()
+    good = verified("good.json")
+    assert run_command(lambda: main(["--measured", good, path, "--write"])) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: {path} ")
+    assert re.search(message, line)
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", '{"verify_version": 99}', None])
+def test_a_file_that_is_no_report_is_one_line(tmp_path, page, capsys, content):
+    path = tmp_path / "other.json"
+    if content is not None:
+        path.write_text(content)
+    assert run_command(lambda: main(["--measured", str(path)])) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path} is no report of `make verify`")
+
+
+def test_two_files_with_the_same_row_are_refused(verified, page, capsys):
+    first, second = verified("first.json"), verified("second.json", precisions=("float16",))
+    assert run_command(lambda: main(["--measured", first, second])) == 1
+    error = capsys.readouterr().err
+    assert f"error: {first} and {second} both hold resnet18 at 112, float16, on Orin Nano" in error
+
+
+def test_measured_and_models_exclude_each_other(verified, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--measured", verified("nano.json"), "--models", "tiny:48"])
+    assert ended.value.code == 2
+    assert "not allowed with argument --measured" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_writes_page_and_file(page, tmp_path, monkeypatch):
+    stored = tmp_path / "predicted.json"
+    monkeypatch.setattr(export.predict, "PREDICTED", stored)
+    assert run_command(lambda: main(["--models", "tiny:48", "--write"])) == 0
+    steps = read_prediction(stored).steps
+    assert {step.backbone for step in steps} == {"tiny"}
+    assert steps_as_markdown(steps) in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ import pytest
 
 from export.bench.run import Report, write
 from export.bench.values import Table, Value
+from export.marked_page import END, write_between_marks
 from export.roofline.table import read_prediction
-from export.scale.__main__ import BEGIN, END, PAGE, main, predicted_step
-from export.scale.__main__ import write as write_page
+from export.scale.__main__ import BEGIN, PAGE, main, predicted_batch_ms, predicted_step, served_by
 from export.scale.boxes import Kind, cpu_box, device_box
 from export.scale.pieces import Pieces, Wish, camera
 from export.scale.queueing import aligned, before_batcher, fullest_server
-from export.scale.tables import aligned_table
+from export.scale.tables import aligned_table, site_row
+from export.scale.triton import DRAWS, Served, Site, sending_camera, triton_site
 from runtime.command import run_command
 from runtime.errors import ExportError
 
@@ -178,6 +179,112 @@ def test_hashing_is_uneven_and_a_table_is_not():
     assert fullest_server(10_000, 8, by_hash=True) < 1.1
 
 
+SERVED = Served(batch_ms=10.0, rows=8, source="mine", link_gbit_per_s=10.0)
+SITE = Site("site", Kind("server", 30, "steps"), Kind("16 cores", 70, "decoding"))
+
+
+def test_a_server_has_the_steps_and_a_box_the_rest():
+    site = triton_site(PIECES, WISH, SERVED, cores=16)
+    assert (site.server.cameras, site.server.limit) == (100, "steps")  # half of 800 rows a second
+    # 16 cores half busy; 0.010 for 25 frames and 0.004 for four ticks
+    assert (site.decoder.cameras, site.decoder.limit) == (571, "decoding")
+    assert site.decoder.cameras > cpu_box(PIECES, WISH, cores=16, memory_gb=32).cameras
+
+
+def test_a_server_s_network_runs_out_before_its_gpu():
+    """224 × 224 × 3 bytes four times a second: 4.8 Mbit/s of half a Gbit/s."""
+    site = triton_site(PIECES, WISH, replace(SERVED, batch_ms=1.0, link_gbit_per_s=1.0), cores=16)
+    assert (site.server.cameras, site.server.limit) == (103, "network")
+
+
+def test_a_box_that_sends_has_no_steps_and_more_network():
+    one = sending_camera(PIECES, replace(WISH, mbit_per_s=2))
+    assert one.cores == pytest.approx(0.010 + 0.004)
+    assert one.mbit_per_s == pytest.approx(2 + 4 * 8 * 3 * 224**2 / 1e6)
+    smaller = sending_camera(replace(PIECES, model="tiny at 48"), WISH)
+    assert smaller.mbit_per_s == pytest.approx(1 + 4 * 8 * 3 * 48**2 / 1e6)
+
+
+@pytest.mark.parametrize("cameras", [1, 30, 100, 1000, 3000])
+def test_by_hash_the_fullest_server_still_takes_all_its_cameras(cameras):
+    count, by_table = SITE.servers_by_hash(cameras), SITE.servers_by_table(cameras)
+    assert by_table == -(-cameras // 30)
+    assert count is not None
+    assert count >= by_table
+    for seed in range(DRAWS):
+        fullest = fullest_server(cameras, count, by_hash=True, seed=seed) * cameras / count
+        assert round(fullest) <= 30
+    if cameras >= 100:
+        draws = [fullest_server(cameras, by_table, by_hash=True, seed=n) for n in range(DRAWS)]
+        assert max(draws) * cameras / by_table > 30.5  # so the table's count is not enough
+        assert count > by_table
+
+
+def test_small_servers_need_a_table():
+    """Two cameras each: by hash some server always has three."""
+    small = replace(SITE, server=Kind("server", 2, "steps"))
+    assert small.servers_by_hash(1000) is None
+    assert "| – / 500 + 15 |" in site_row(small, [1000])
+
+
+def test_a_site_s_row_and_its_price():
+    assert site_row(SITE, [30, 70]).startswith("| site | 30 + 70 | steps + decoding | 1 / 1 + 1 | ")
+    count = SITE.servers_by_hash(1000)
+    assert count is not None
+    row = site_row(replace(SITE, price=100.0), [1000])
+    assert row.endswith(f"| {count} / 34 + 15 ({100 * (count + 15) / 1000:.2f}) |")
+    small = replace(SITE, server=Kind("server", 2, "steps"), price=100.0)
+    assert "| – / 500 + 15 (51.50) |" in site_row(small, [1000])
+
+
+def test_a_batch_that_takes_longer_than_a_tick_serves_nobody():
+    late = triton_site(PIECES, WISH, replace(SERVED, batch_ms=251.0), cores=16)
+    assert not late.possible
+    assert site_row(late, [1, 10]).endswith("| 0 + 571 | steps + decoding | – | – |")
+    assert triton_site(PIECES, WISH, replace(SERVED, batch_ms=250.0), cores=16).possible
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--server-batch-ms", "0"), "--server-batch-ms must be > 0, got 0.0"),
+        (("--server-batch-ms", "nan"), "--server-batch-ms must be > 0, got nan"),
+        (("--server-rows", "0"), "--server-rows must be >= 1, got 0"),
+        (("--server-gbit", "-1"), "--server-gbit must be > 0, got -1.0"),
+        (("--decoder-cores", "0"), "--decoder-cores must be >= 1, got 0"),
+    ],
+)
+def test_an_impossible_server_is_one_line(bench, capsys, arguments, message):
+    assert run_command(lambda: main(["--bench", str(bench), *arguments])) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_server_is_the_reader_s_or_the_predicted_one():
+    step = predicted_step(MODEL)
+    assert step is not None
+    predicted = served_by(None, 8, step, 1.0)
+    assert predicted is not None
+    assert predicted.batch_ms == pytest.approx(step.eight_ms)
+    assert predicted.source == "Orin Nano, predicted"
+    assert predicted_batch_ms(step, 1) == pytest.approx(step.ms)
+    assert step.ms < predicted_batch_ms(step, 4) < step.eight_ms
+    own = Served(6.5, 32, "6.5 ms for 32 rows", 10.0)
+    assert served_by(6.5, 32, step, 10.0) == served_by(6.5, 32, None, 10.0) == own
+    assert served_by(None, 8, None, 1.0) is None
+
+
+def test_the_command_has_a_row_for_servers(bench, capsys):
+    row = "| Triton servers ("
+    assert run_command(lambda: main(["--bench", str(bench)])) == 0
+    assert f"{row}Orin Nano, predicted) + boxes of 16 cores | 145 + " in capsys.readouterr().out
+    given = ["--server-batch-ms", "5.5", "--server-rows", "16", "--server-gbit", "10"]
+    given += ["--decoder-cores", "8", "--busy", "0.71"]
+    assert run_command(lambda: main(["--bench", str(bench), *given])) == 0
+    printed = capsys.readouterr().out
+    assert f"{row}5.5 ms for 16 rows) + boxes of 8 cores | 516 + 405 | steps + dec" in printed
+    assert "| decoded here, stepped by Triton | 0.0100 | 0.0000 | 0.0040 | 0.014 |" in printed
+
+
 def test_the_prediction_of_the_bench_s_model():
     step = predicted_step("tiny at 48")
     assert step in read_prediction().steps
@@ -203,11 +310,11 @@ def test_the_command(bench, capsys):
 def test_the_page_keeps_its_text_around_the_tables(tmp_path):
     page = tmp_path / "scale.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_page("new", page)
+    write_between_marks("new", page, BEGIN)
     assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
     page.write_text("no marks")
     with pytest.raises(ExportError, match="has no marks"):
-        write_page("new", page)
+        write_between_marks("new", page, BEGIN)
 
 
 def test_the_project_s_page_has_the_marks():

@@ -6,13 +6,22 @@ import sys
 from itertools import pairwise
 
 import numpy as np
+import onnx
 import pytest
 
 from export.step_cost import main
 from export.step_engines import step_in
-from export.step_ratios import GRAPHS, kernels_as_markdown, step_ratios, write_graphs
+from export.step_ratios import (
+    GRAPHS,
+    PRECISIONS,
+    kernel_counts,
+    kernels_as_markdown,
+    step_ratios,
+    write_graphs,
+)
 from runtime.command import run_command
 from runtime.errors import ExportError
+from tests.export import bad_graphs
 from tests.openvino_part import needs_openvino
 
 
@@ -58,6 +67,22 @@ def test_ratios_are_of_the_graphs_they_name(files, engine, monkeypatch):
 def test_kernels_are_divided_by_precision():
     counts = {"tiny": dict(zip(GRAPHS, (10, 20, 20, 30), strict=True))}
     assert kernels_as_markdown(counts).endswith("| tiny | 10 | 20 | 2.00 | 20 | 30 | 1.50 |")
+
+
+@pytest.mark.rtx
+def test_kernels_are_counted_where_int8_is_int8_and_float_is_float(files, tmp_path):
+    counts = kernel_counts(files)
+    assert counts is not None
+    assert set(counts) == set(GRAPHS)
+    assert all(counts[f"tdrl.{each}"] > counts[f"plain.{each}"] > 12 for each in PRECISIONS)
+    model = onnx.load(files["tdrl.int8"])
+    kept = bad_graphs.main_conv(model).name
+    bad_graphs.activation_only(model)  # builds without a word
+    onnx.save(model, tmp_path / "kept.onnx")
+    with pytest.raises(ExportError, match=f"11 .* on INT8, expected 12; in float: {kept};"):
+        kernel_counts({**files, "tdrl.int8": tmp_path / "kept.onnx"})
+    with pytest.raises(ExportError, match="12 convolutions run on INT8, expected 0"):
+        kernel_counts({**files, "plain.float32": files["plain.int8"]})
 
 
 def test_without_openvino_the_way_out_is_named(files, monkeypatch):

@@ -88,6 +88,10 @@ def test_a_good_device(run, bundle):
     int8 = report["proofs"][1]["checks"][0]
     assert int8["float_db"] < int8["sqnr_db"]
     assert report["graphs"] == bundle.sha256
+    # what `python -m export.predict --measured` finds its row by
+    assert report["model"] == bundle.model
+    assert report["size_px"] == [bundle.picture.height_px, bundle.picture.width_px]
+    assert "redicted" not in said  # of this machine nothing was
     assert report["facts"]["engine"] == "ONNX Runtime on the CPU"
     assert "camera picture 1, 1280 x 720" in said
     assert report["live_interval_ms"] == 20

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from runtime.batch import Batch
+from runtime.sources.bgr_frame import fit_frame
 from runtime.sources.frame import Frame
-from runtime.stepper import Due, Stepper
+from runtime.stepper import Due, Moment, Stepper
 from tests.mini_bundle import write_mini_bundle
 from tests.runtime.simulation import CountingSession
 
@@ -55,6 +58,27 @@ def test_each_row_gets_its_picture_reset_and_logits(bundle):
     assert {row: (one.source, one.index) for row, one in decided.items()} == {
         0: ("row 0", 0), 1: ("row 1", 1), 2: ("row 2", 2)
     }  # fmt: skip
+
+
+def test_each_row_knows_what_its_picture_and_the_step_took(bundle, monkeypatch):
+    """A fit of 2 s and a step of 5 s, which both rows share; a frame in between took none."""
+    rows, now_s = Rows(bundle, 2), [0.0]
+
+    def later(call, seconds):
+        def slow(*arguments):
+            now_s[0] += seconds
+            return call(*arguments)
+
+        return slow
+
+    monkeypatch.setattr("runtime.stepper.fit_frame", later(fit_frame, 2.0))
+    monkeypatch.setattr(rows.session, "step", later(rows.session.step, 5.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
+    moments = rows.step(0.0)
+    assert [(each.preprocess_s, each.step_s) for each in moments.values()] == [(2.0, 5.0)] * 2
+    between = rows.steppers[0].offer(Frame(np.zeros((8, 8, 3), np.uint8), 1, 0.01, 0))
+    assert isinstance(between, Moment)
+    assert (between.preprocess_s, between.step_s) == (0, 0)
 
 
 def test_rows_that_are_not_due_are_held(bundle):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from runtime import event_log
 from runtime.event_log import EventFile, EventLog
 from tests.full_disk import full_disk
 
@@ -32,16 +33,55 @@ def test_every_line_is_on_disk_at_once(tmp_path):
             assert lines_of(path)[-1] == {"type": "x", "number": number, "label": "über"}
 
 
-def test_a_log_is_continued_and_a_broken_line_ended(tmp_path):
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"{",
+        b'{"typ',
+        b'{"type": "dec',
+        b'{"type": "decision", "label": "\xc3',
+        b'{"type": "decision", "label": "a"}'[:-1] + b"\0" * 5000,
+        b"\0" * 4096,
+    ],
+)
+@pytest.mark.parametrize("before", [b"", b'{"type": "a"}\n{"type": "b"}\n'])
+def test_half_a_line_that_a_power_cut_left_is_removed(tmp_path, caplog, before, tail):
     path = tmp_path / "events.jsonl"
-    path.write_text('{"type": "a"}\n{"type": "dec')
-    with EventLog(EventFile(path)) as log:
-        log.write({"type": "b"})
-    lines = path.read_text().splitlines()
-    assert lines == ['{"type": "a"}', '{"type": "dec', '{"type": "b"}']
+    path.write_bytes(before + tail)
+    for number in (1, 2):
+        with EventLog(EventFile(path)) as log:
+            log.write({"type": "c", "number": number})
+    added = b'{"type": "c", "number": 1}\n{"type": "c", "number": 2}\n'
+    assert path.read_bytes() == before + added
+    (told,) = caplog.messages
+    assert told.endswith(
+        "events.jsonl ended within a line, as after a power cut: that line was removed"
+    )
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b'{"type": "b"}', b'{"name": "a list of mine', b"notes of mine", b"{}", b" ", b"\xff"],
+)
+def test_other_text_at_the_end_stays(tmp_path, caplog, tail):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"type": "a"}\n' + tail)
     with EventLog(EventFile(path)) as log:
         log.write({"type": "c"})
-    assert path.read_text().splitlines() == [*lines, '{"type": "c"}']
+    assert path.read_bytes() == b'{"type": "a"}\n' + tail + b'\n{"type": "c"}\n'
+    assert not caplog.messages
+
+
+def test_a_file_without_lines_is_not_searched_for_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_log, "LONGEST_TAIL_BYTES", 40)
+    path = tmp_path / "events.jsonl"
+    for text in (b'{"type": ' + b"x" * 40, b'{"type": "a"}\n{"type": ' + b"x" * 40):
+        path.write_bytes(text)
+        EventLog(EventFile(path)).close()
+        assert path.read_bytes() == text + b"\n"
+    path.write_bytes(b'{"type": "a"}\n{"type": "dec')
+    EventLog(EventFile(path)).close()
+    assert path.read_bytes() == b'{"type": "a"}\n'
 
 
 def test_json_has_no_word_for_nan(tmp_path):
@@ -130,7 +170,7 @@ def test_a_crash_between_two_renames_costs_no_line(tmp_path):
 # ---- a full disk
 
 
-def test_a_full_disk_loses_lines_once_told_and_writes_again(tmp_path, caplog):
+def test_what_a_full_disk_does_not_take_is_written_later(tmp_path, caplog):
     path = tmp_path / "events.jsonl"
     caplog.set_level(logging.WARNING)
     with EventLog(EventFile(path)) as log:
@@ -138,46 +178,112 @@ def test_a_full_disk_loses_lines_once_told_and_writes_again(tmp_path, caplog):
         with full_disk(path.stat().st_size + 50):  # half a line would fit
             for number in range(1, 6):
                 log.write(record(number))
-            assert log.lost == 5
+            assert numbers_of(path) == [0]
             assert path.read_text().endswith("\n"), "no half line is left"
         log.write(record(6))
+        assert numbers_of(path) == list(range(7))
         log.write(record(7))
-    assert numbers_of(path) == [0, 6, 7]
-    lost = lines_of(path)[1]
-    assert (lost["type"], lost["count"], lost["monotonic_ns"]) == ("lines_lost", 5, 6)
-    texts = [message.getMessage() for message in caplog.records]
-    assert len(texts) == 2
-    assert "events.jsonl cannot be written: File too large; events are lost" in texts[0]
-    assert texts[1].endswith("written again, 5 lines were lost")
-    assert log.lost == 5
+    assert lines_of(path) == [record(number) for number in range(8)]
+    assert log.lost == 0
+    began, ended = caplog.messages
+    assert "events.jsonl cannot be written: File too large; events wait in memory" in began
+    assert ended.endswith("written again, 5 lines were late and 0 were lost")
 
 
-def test_each_outage_is_told_and_counted_by_itself(tmp_path, caplog):
+def test_a_disk_that_takes_some_lines_gets_each_once_and_in_order(tmp_path, caplog):
+    path = tmp_path / "events.jsonl"
+    with EventLog(EventFile(path)) as log:
+        log.write(record(0))
+        line_bytes = path.stat().st_size
+        for room in (1, 2.5, 5.5):  # in lines
+            with full_disk(int(room * line_bytes)):
+                for number in range(3):
+                    log.write(record(round(10 * room) + number))
+        assert numbers_of(path) == [0, 10, 11, 12, 25]
+        log.write(record(99))
+    assert numbers_of(path) == [0, 10, 11, 12, 25, 26, 27, 55, 56, 57, 99]
+    assert log.lost == 0
+    assert len(caplog.messages) == 2, "it was full all the time"
+
+
+def test_of_too_many_lines_decisions_go_first_and_the_lost_are_counted(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(event_log, "MOST_WAITING", 3)
+    path = tmp_path / "events.jsonl"
+    with EventLog(EventFile(path)) as log:
+        with full_disk(0):
+            for number in range(10):
+                log.write(record(number) | {"type": "action" if number < 2 else "decision"})
+            assert log.lost == 5
+            for number in range(10, 13):
+                log.write(
+                    record(number) | {"type": ["missed", "action", "action_start"][number - 10]}
+                )
+            assert log.lost == 7
+        log.write(record(13))
+        log.write(record(14))
+    lines = lines_of(path)
+    assert [line.get("number", line["type"]) for line in lines] == [
+        *(1, 8, 9, 10, 11, 12), "lines_lost", 13, 14,
+    ]  # fmt: skip
+    clocks = {"source": "s", "stream_time_s": 0.5, "monotonic_ns": 13, "utc": "now"}
+    assert lines[6] == {"type": "lines_lost", "count": 7} | clocks
+    assert caplog.messages[-1].endswith("written again, 6 lines were late and 7 were lost")
+    assert log.lost == 7
+
+
+def test_each_outage_is_told_and_counted_by_itself(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(event_log, "MOST_WAITING", 1)
     path = tmp_path / "events.jsonl"
     with EventLog(EventFile(path)) as log:
         for start in (0, 10):
             with full_disk(path.stat().st_size + 10):
                 log.write(record(start))
-            log.write(record(start + 1))
+                log.write(record(start + 1))
+            log.write(record(start + 2))
     assert [line["count"] for line in lines_of(path) if line["type"] == "lines_lost"] == [1, 1]
+    assert numbers_of(path) == [1, 2, 11, 12]
     assert log.lost == 2
-    assert len(caplog.records) == 4
+    assert len(caplog.messages) == 4
+    assert all(text.endswith("1 lines were late and 1 were lost") for text in caplog.messages[1::2])
+
+
+@pytest.mark.parametrize("is_full_at_the_end", [False, True])
+def test_what_waits_at_the_end_is_written_if_there_is_room(tmp_path, caplog, is_full_at_the_end):
+    path = tmp_path / "events.jsonl"
+    log = EventLog(EventFile(path))
+    with full_disk(0):
+        log.write(record(0))
+        log.write(record(1))
+        if is_full_at_the_end:
+            log.close()
+    log.close()
+    log.close()
+    assert numbers_of(path) == ([] if is_full_at_the_end else [0, 1])
+    assert log.lost == (2 if is_full_at_the_end else 0)
+    said = [text for text in caplog.messages if text.endswith("lost: File too large")]
+    assert len(said) == is_full_at_the_end
+    assert all("the last 2 lines are lost" in text for text in said)
 
 
 @pytest.mark.parametrize("max_bytes", [None, 300])
 def test_a_folder_that_goes_and_comes_back_stops_nothing(tmp_path, max_bytes):
     folder = tmp_path / "usb"
     path = folder / "events.jsonl"
-    with EventLog(EventFile(path, max_bytes=max_bytes, keep=1)) as log:
+    with EventLog(EventFile(path, max_bytes=max_bytes, keep=9)) as log:
         log.write(record(0))
         path.unlink()
         folder.rmdir()
         for number in range(1, 5):
             log.write(record(number))
-        assert log.lost == 4
         folder.mkdir()
         log.write(record(9))
-    assert numbers_of(path) == [9]
+        assert log.lost == 0
+    files = sorted(folder.iterdir(), reverse=True)
+    assert [number for file in files for number in numbers_of(file)] == [1, 2, 3, 4, 9]
+    assert (len(files) > 1) == (max_bytes is not None)
+    assert max_bytes is None or all(file.stat().st_size <= max_bytes for file in files)
 
 
 def test_a_file_that_others_moved_away_is_begun_anew(tmp_path):

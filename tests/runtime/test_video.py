@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import stat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from runtime import video
 from runtime.errors import OutputError
 from runtime.video import VideoWriter, find_ffmpeg
+from tests.full_disk import full_disk
 from tests.videos import moving_bar, read_video
 
 needs_ffmpeg = pytest.mark.skipif(find_ffmpeg() is None, reason="no ffmpeg with libx264 on PATH")
@@ -79,8 +82,22 @@ def test_other_suffixes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("exit 3", "ffmpeg"),
-        ("cat > /dev/null; echo 'No space left' >&2; exit 1", "ffmpeg failed: No space left"),
+        ("exit 3", r"/out\.mp4: ffmpeg .*; nothing of it is kept$"),
+        (
+            "cat > /dev/null; echo 'No space left' >&2; "
+            "echo '    Last message repeated 17 times' >&2; exit 1",
+            r"/out\.mp4: ffmpeg failed: No space left; nothing of it is kept$",
+        ),
+        # as ffmpeg 5.1 does where only the index did not fit
+        (
+            'cat > /dev/null; for file; do :; done; printf "\\0\\0\\0\\20mdat        " > "$file"',
+            "/out.mp4: the file could not be finished, as on a full disk; nothing of it is kept",
+        ),
+        (
+            'cat > /dev/null; for file; do :; done; printf "\\0\\0\\1\\0moov        " > "$file"',
+            "/out.mp4: the file could not be finished, as on a full disk; nothing of it is kept",
+        ),
+        ("exec < /dev/null; sleep 0.3; echo 'No space left' >&2; exit 1", "ed: No space left; n"),
     ],
 )
 def test_an_encoder_that_fails_leaves_nothing(tmp_path, monkeypatch, script, message):
@@ -96,3 +113,120 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path, monkeypatch, script, mes
         writer.close()
     writer.close()
     assert not list(folder.iterdir())
+
+
+# ---- a disk that fills up
+
+
+class Disk:
+    """A disk of which a test says how much is free."""
+
+    def __init__(self, free=10**12, total=10**12):
+        self.free, self.total, self.looks = free, total, 0
+
+    def usage(self, _):
+        self.looks += 1
+        return SimpleNamespace(total=self.total, free=self.free)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    disk = Disk()
+    monkeypatch.setattr(shutil, "disk_usage", disk.usage)
+    return disk
+
+
+def noise(steps):
+    """Pictures that no encoder makes small."""
+    return np.random.default_rng(0).integers(0, 256, (steps, 96, 96, 3), np.uint8)
+
+
+def test_a_disk_without_room_gets_no_video(lane, tmp_path, disk):
+    disk.free = (1 << 20) + 4 * 96 * 96 * 3 - 1
+    writer = VideoWriter(tmp_path / "out.mp4", fps=10)
+    told = r"/out\.mp4: no room: 1\.2 MB are free on its disk, 1\.2 MB are needed to go on; nothing"
+    with pytest.raises(OutputError, match=told):
+        writer.write(moving_bar(1)[0], 0.0)
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_ends_playable_while_there_is_room_for_its_end(lane, tmp_path, disk):
+    path, pictures = tmp_path / "out.mp4", moving_bar(60)
+    disk.free = (1 << 20) + 4 * 96 * 96 * 3 + 32 * 20  # after 20 pictures their index still fits
+    writer = VideoWriter(path, fps=10)
+    for index in range(30):
+        writer.write(pictures[index], index / 10)
+    with pytest.raises(OutputError, match=r"out\.mp4: no room: .*; it ends after 3\.0 s$"):
+        writer.write(pictures[30], 3.0)
+    assert list(tmp_path.iterdir()) == [path]
+    whole = path.read_bytes()
+    with pytest.raises(OutputError, match=r"out\.mp4 has ended"):
+        writer.write(pictures[31], 3.1)
+    writer.close()
+    assert path.read_bytes() == whole
+    assert len(read_video(path)[1]) == 30
+
+
+def test_the_disk_is_looked_at_once_a_second(lane, tmp_path, disk):
+    disk.free = disk.total = 0  # as some network disks say
+    with VideoWriter(tmp_path / "out.mp4", fps=10) as writer:
+        for index, picture in enumerate(moving_bar(60)):
+            writer.write(picture, index / 10)
+    assert disk.looks == 6
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_limit_that_no_free_space_tells_is_noticed_too(lane, tmp_path, suffix):
+    path, pictures = tmp_path / f"out{suffix}", noise(100)
+    writer = VideoWriter(path, fps=10)
+    left = {".mp4": "nothing of it is kept", ".mkv": "what plays of it is kept"}[suffix]
+    with full_disk(120_000), pytest.raises(OutputError, match=f"out{suffix}: .*; {left}$"):  # noqa: PT012  at a write or at the end
+        for index, picture in enumerate(pictures):
+            writer.write(picture, index / 10)
+        writer.close()
+    writer.close()
+    if suffix == ".mp4":
+        assert not list(tmp_path.iterdir())
+    else:
+        assert list(tmp_path.iterdir()) == [path]
+        assert 0 < len(read_video(path)[1]) < 100
+
+
+def test_a_look_at_a_whole_file_changes_nothing(lane, tmp_path):
+    path = tmp_path / "out.mkv"
+    with VideoWriter(path, fps=10) as writer:
+        writer.write(moving_bar(1)[0], 0.0)
+    whole = path.read_bytes()
+    video._check_whole(path)
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_that_goes_away_ends_the_video(lane, tmp_path):
+    path = tmp_path / "usb" / "out.mp4"
+    writer = VideoWriter(path, fps=10)
+    writer.write(moving_bar(1)[0], 0.0)
+    shutil.rmtree(path.parent)
+    with pytest.raises(OutputError, match=r"out\.mp4: .*No such file or directory; nothing of"):  # noqa: PT012  at the second look
+        for index, picture in enumerate(moving_bar(20)):
+            writer.write(picture, index / 10)
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_that_cannot_get_its_name_is_not_called_kept(lane, tmp_path):
+    path = tmp_path / "out.mp4"
+    writer = VideoWriter(path, fps=10)
+    writer.write(moving_bar(1)[0], 0.0)
+    (path / "others").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"out\.mp4: .*; nothing of it is kept$"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_encoder_that_does_not_start_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "find_ffmpeg", lambda: "/nowhere/ffmpeg")
+    writer = VideoWriter(tmp_path / "out.mp4")
+    with pytest.raises(OutputError, match=r"out\.mp4: No such file or directory; nothing of it is"):
+        writer.write(moving_bar(1)[0], 0.0)
+    assert not list(tmp_path.iterdir())

@@ -240,7 +240,9 @@ def test_a_folder_of_no_known_format_names_all_that_are_known(tmp_path):
 
 def test_a_yaml_file_names_the_format_or_is_told_which_there_are(data):
     (data / "data.yaml").write_text("format: onw\n")
-    with pytest.raises(DataError, match=r"data\.yaml: unknown format 'onw'; did you mean own"):
+    with pytest.raises(
+        DataError, match=r"data\.yaml line 1: unknown format 'onw'; did you mean own"
+    ):
         detect_format(data)
     (data / "data.yaml").write_text("format: own\nkind: videos\n")
     with pytest.raises(DataError, match=r"kind means nothing to data of the format own; .* lists"):
@@ -342,5 +344,7 @@ def test_a_root_may_name_an_environment_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("TDRL_TEST_PLACE", str(tmp_path))
     assert read_labels(spec) == ("a", "b")
     monkeypatch.delenv("TDRL_TEST_PLACE")
-    with pytest.raises(DataError, match=r"my\.yaml: root is '\$TDRL_TEST_PLACE/clips': set that"):
+    with pytest.raises(
+        DataError, match=r"my\.yaml line 1: root is '\$TDRL_TEST_PLACE/clips': set that"
+    ):
         read_labels(spec)

@@ -308,7 +308,7 @@ def test_torchvision_weights_start_the_backbone(tmp_path):
         (["--data", "gone"], "gone"),
         (["--recipe", "demp"], "no recipe 'demp'; shipped recipes:"),
         (["--set", "epochs"], "--set wants FIELD=VALUE, got 'epochs'"),
-        (["--set", "epoch=3"], "has an unknown field 'epoch'; did you mean epochs?"),
+        (["--set", "epoch=3"], "--set epoch=3: unknown field 'epoch'; did you mean epochs?"),
         (["--set", "epochs=none"], "epochs must be a number, got 'none'"),
         (
             ["--set", "temporal=gru"],

@@ -53,7 +53,7 @@ def test_overrides_replace_the_files_values(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("epoch: 3", r"my\.yaml has an unknown field 'epoch'; did you mean epochs\?"),
+        ("epoch: 3", r"my\.yaml line 2: unknown field 'epoch'; did you mean epochs\?"),
         ("learning-rate: 1", "unknown field 'learning-rate'; did you mean learning_rate"),
         ("zzz: 1", "unknown field 'zzz'$"),
         ("1: 2", "unknown field 1"),

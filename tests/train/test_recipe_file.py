@@ -79,7 +79,7 @@ def test_what_is_described_can_be_read_again(tmp_path):
 
 @pytest.mark.parametrize("preset", ["[tdrl]", "{a: 1}", "tdr", "5", "true"])
 def test_a_preset_that_is_none_is_refused(tmp_path, preset):
-    with pytest.raises(ValueError, match=r"my\.yaml: preset must be one of .*tsm.*, got "):
+    with pytest.raises(ValueError, match=r"my\.yaml line 2: preset must be one of .*tsm.*, got "):
         load_recipe(written(tmp_path, f"backbone: tiny\npreset: {preset}\n"))
 
 
@@ -93,7 +93,7 @@ def test_the_file_holds_against_its_preset_and_the_command_against_both(tmp_path
 
 @pytest.mark.parametrize("text", ["[", "=", "{a", "'"])
 def test_a_value_of_the_command_that_is_no_yaml_names_its_field(text):
-    with pytest.raises(ValueError, match=r"epochs must be .*got "):
+    with pytest.raises(ValueError, match=r"^--set epochs=.*: epochs must be .*got "):
         load_recipe("demo", {"epochs": text})
 
 

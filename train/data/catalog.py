@@ -85,7 +85,7 @@ def read_labels(data: Path | DataSpec, exclude: Sequence[str] = ()) -> tuple[str
     spec = _spec_of(data)
     kind = _format_of(spec)
     known = tuple(dict.fromkeys(_final_names(spec, kind.labels(spec)).values()))
-    where = spec.root / own.LABELS_TXT if kind is own.FORMAT else spec.where
+    where = spec.root / own.LABELS_TXT if kind is own.FORMAT else spec.where_of("labels")
     unknown = [name for name in exclude if name not in known]
     if unknown:
         raise DataError(f"exclude names {unknown[0]!r}, which {where} does not list")
@@ -230,7 +230,8 @@ def _format_of(spec: DataSpec) -> Format:
     if spec.format is not None:
         if spec.format not in names:
             hint = near_match(spec.format, names)
-            raise DataError(f"{spec.where}: unknown format {spec.format!r}; {hint}")
+            where = spec.where_of("format")
+            raise DataError(f"{where}: unknown format {spec.format!r}; {hint}")
         kind = FORMATS[names.index(spec.format)]
     else:
         fitting = [kind for kind in FORMATS if kind.fits(spec.root)]
@@ -258,7 +259,7 @@ def _clips(spec: DataSpec, kind: Format, name: str) -> list[Clip]:
     folds = read_folds(spec.folds, spec.root)
     if spec.fold not in folds.values():
         raise DataError(
-            f"{spec.folds} has no fold {spec.fold}; there are "
+            f"{spec.where_of('fold')}: {spec.folds} has no fold {spec.fold}; there are "
             f"{', '.join(map(str, sorted(set(folds.values()))))}"
         )
     clips = [*kind.clips(spec, "train"), *kind.clips(spec, "validation")]
@@ -280,7 +281,8 @@ def _final_names(spec: DataSpec, names: Sequence[str]) -> dict[str, str]:
         for name in given:
             if name not in names:
                 hint = near_match(name, names)
-                raise DataError(f"{spec.where}: {field} names the class {name!r}; {hint}")
+                where = spec.where_of(field)
+                raise DataError(f"{where}: {field} names the class {name!r}; {hint}")
     return {name: into.get(name, name) for name in names if name not in spec.drop}
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 import torch
+from torch.profiler import ProfilerActivity
 
-from export.gpu import engine_step, learning, speed
+from export.gpu import engine_step, learning, profiled, speed
 from export.gpu.effort import ON_CPU
 from export.gpu.engine_step import engine_rows
 from export.gpu.law import law_difference, law_rows
@@ -26,6 +27,7 @@ from export.gpu.learning import learning_rows, resume_rows
 from export.gpu.loader import loader_rows
 from export.gpu.models import fresh_model
 from export.gpu.onnx_step import OnnxStep, onnx_rows
+from export.gpu.profiled import Operation, operations_of, profile_rows
 from export.gpu.row import CheckFailed, Row
 from export.gpu.speed import fitting_batch, speed_rows
 from export.gpu.steps import step_rows
@@ -361,6 +363,100 @@ def test_the_loader() -> None:
     assert rows["loader alone"].note == "0 loader processes, H.264 of 40 px"
 
 
+def test_the_profile() -> None:
+    rows = by_what(profile_rows(QUICK))
+    for what in ("tiny 4f, float32, batch 4: training step", "tiny, float32, N = 1: live step"):
+        whole, *largest = (row for name, row in rows.items() if name.startswith(f"{what}, "))
+        assert whole.what == f"{what}, all operations"
+        assert value(whole) > 0
+        assert whole.note.startswith("of the CPU, ")
+        shares = [value(row) for row in largest]
+        assert len(shares) == profiled.MOST
+        assert shares == sorted(shares, reverse=True)
+        assert 50 < sum(shares) <= 100
+        assert any("conv" in row.what for row in largest)
+        assert {row.unit for row in largest} == {"%"}
+
+
+class Profiler:
+    """What torch.profiler gives on a GPU: kernels by their own names too, and annotations."""
+
+    def __init__(self, activities: Any) -> None:
+        self.activities = activities
+
+    def __enter__(self) -> Profiler:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def key_averages(self) -> list[Any]:
+        assert self.activities == [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+        return [
+            self.event("Optimizer.step#SGD.step", 900, is_user_annotation=True),
+            self.event("aten::relu", 600),
+            self.event("aten::cudnn_convolution", 2400),
+            self.event("sm90_xmma_fprop_implicit_gemm", 2400, device="CUDA"),
+        ]
+
+    @staticmethod
+    def event(
+        key: str, own_us: float, *, device: str = "CPU", is_user_annotation: bool = False
+    ) -> Any:
+        return SimpleNamespace(
+            key=key,
+            count=6,
+            device_type=SimpleNamespace(name=device),
+            is_user_annotation=is_user_annotation,
+            self_cpu_time_total=77.0,
+            self_device_time_total=own_us,
+        )
+
+
+def test_a_kernel_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiled, "profile", Profiler)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    runs: list[None] = []
+    found = operations_of(lambda: runs.append(None), replace(QUICK, device="cuda"))
+    assert len(runs) == profiled.RUNS == 3
+    names = [each.name for each in found]
+    assert names == ["aten::cudnn_convolution", "aten::relu"]
+    assert [each.ms for each in found] == pytest.approx([0.8, 0.2])
+    assert [each.calls for each in found] == [2, 2]
+
+
+def test_a_torch_that_cannot_profile_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiled, "supported_activities", lambda: {ProfilerActivity.CPU})
+    (row,) = profile_rows(replace(QUICK, device="cuda"))
+    assert row.value is None
+    assert "built without CUPTI" in row.note
+
+
+def test_a_profiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: Any) -> Any:
+        raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES\n(status 35)")
+
+    monkeypatch.setattr(profiled, "profile", refused)
+    rows = by_what(profile_rows(QUICK))
+    assert len(rows) == 2
+    for row in rows.values():
+        assert row.value is None
+        assert "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES (status 35)" in row.note
+
+
+def test_a_profiler_that_sees_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiled, "operations_of", lambda *_: [Operation("aten::relu", 0.0, 3)])
+    rows = by_what(profile_rows(QUICK))
+    assert {row.value for row in rows.values()} == {None}
+    assert all("saw no time of the device" in row.note for row in rows.values())
+
+
+def test_an_error_of_a_step_is_none_of_the_profilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiled, "step_of", lambda *_: lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(profile_rows(QUICK))
+
+
 def test_times_are_taken_in_turn() -> None:
     log: list[str] = []
     effort = replace(QUICK, rounds=2)
@@ -424,6 +520,6 @@ def test_torch_alone_is_enough(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    for name in ("learning", "resume", "law", "speed", "steps"):
+    for name in ("learning", "resume", "law", "speed", "steps", "profile"):
         assert found[name].startswith("begins with"), name
     assert {found[name].split()[0] for name in ("onnx", "engines", "loader")} == {"needs"}

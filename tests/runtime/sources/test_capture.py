@@ -5,11 +5,14 @@ import os
 import cv2
 import pytest
 
-from runtime.errors import SourceError
+from runtime.errors import SourceError, SourceLostError
 from runtime.sources import capture
 from runtime.sources.capture import ask_for, explain_unusable, open_capture
 from runtime.sources.choose import open_source
+from runtime.sources.gstreamer import warn_once
+from runtime.sources.pipelines import usb_pipeline
 from runtime.sources.uri import Wish, parse_source
+from tests.gobject import need_gstreamer
 
 MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 
@@ -102,3 +105,49 @@ def test_only_network_cameras_change_how_ffmpeg_opens(monkeypatch, tmp_path, own
     with pytest.raises(SourceError):
         open_capture(parse_source("rtsp://127.0.0.1:1/live"))
     assert os.environ[variable] == (own or capture.NETWORK_OPTIONS)
+
+
+JPEG_CAMERA = "2?width=1280&height=720&fps=30&format=MJPG"
+
+
+@pytest.fixture
+def jpeg_decoder(monkeypatch):
+    monkeypatch.setattr(capture, "has_jetson_jpeg_decoder", lambda: True)
+    warn_once.cache_clear()
+
+
+@pytest.mark.parametrize("where", ["2", "/dev/video2"])
+def test_a_jetson_decodes_a_cameras_motion_jpeg_in_hardware(jpeg_decoder, where):
+    uri = parse_source(JPEG_CAMERA.replace("2", where, 1))
+    pipeline = capture._pipeline(uri, software_decode=False)
+    assert pipeline == usb_pipeline("/dev/video2", Wish(1280, 720, 30.0, "MJPG"))
+
+
+def test_opencv_reads_every_other_camera(jpeg_decoder, monkeypatch):
+    for text in ("2", "2?format=YUYV", "2?width=1280&height=720"):
+        assert capture._pipeline(parse_source(text), software_decode=False) is None
+    assert capture._pipeline(parse_source(JPEG_CAMERA), software_decode=True) is None
+    monkeypatch.setattr(capture, "has_jetson_jpeg_decoder", lambda: False)
+    assert capture._pipeline(parse_source(JPEG_CAMERA), software_decode=False) is None
+
+
+@pytest.mark.rtsp
+def test_a_camera_whose_pipeline_fails_is_read_by_opencv(jpeg_decoder, caplog):
+    need_gstreamer("v4l2src")
+    for _ in range(2):
+        with pytest.raises(SourceError, match="/dev/null cannot be opened; is another program"):
+            open_capture(parse_source("/dev/null?format=MJPG"))  # it is no camera for either
+    assert caplog.text.count('no element "nvv4l2decoder"') == 1
+    assert "OpenCV reads it, on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["/dev/null?format=MJPG", "rtsp://127.0.0.1/1"])
+def test_nothing_else_is_tried_where_only_a_new_process_helps(jpeg_decoder, monkeypatch, text):
+    def give_up(*_, **__):
+        raise SourceLostError("cam is given up")
+
+    monkeypatch.setattr(capture, "GstCapture", give_up)
+    monkeypatch.setattr(capture, "has_jetson_decoder", lambda: True)
+    monkeypatch.setattr(capture, "check_address", lambda *_: None)
+    with pytest.raises(SourceLostError, match="cam is given up"):
+        open_capture(parse_source(text))

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from runtime.errors import SourceError
+from runtime.errors import SourceError, SourceLostError
 from runtime.sources import capture as capture_module
 from runtime.sources.capture import open_capture
 from runtime.sources.choose import open_source
-from runtime.sources.gstreamer import GstCapture, _gstreamer, has_jetson_decoder
+from runtime.sources.gstreamer import (
+    HOW_TO_MEND,
+    GstCapture,
+    _gstreamer,
+    has_jetson_decoder,
+    has_jetson_jpeg_decoder,
+    stuck_pipelines,
+    warn_once,
+)
 from runtime.sources.pipelines import Pipeline, user_pipeline
 from runtime.sources.uri import parse_source
 from tests.gobject import gi_folder, need_gstreamer
@@ -23,6 +35,9 @@ from tests.mini_bundle import write_mini_bundle
 from tests.runtime.test_stream import STREAM, counts_of
 from tests.videos import bikes_path
 
+ROOT = Path(__file__).resolve().parents[3]
+ORIN = b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0"
+THOR = b"nvidia,p3971-0080+p3834-0008\0nvidia,tegra264\0"
 LIVE = "gst:videotestsrc is-live=true pattern={} ! video/x-raw,width={},height=48,framerate=50/1"
 
 
@@ -132,6 +147,92 @@ def test_properties_are_data_and_never_syntax(gst, tmp_path, monkeypatch):
 
 
 @pytest.mark.rtsp
+def test_an_element_that_decodebin_chose_gets_its_kinds_properties(gst):
+    pipeline = Pipeline(
+        "filesrc name=file ! decodebin ! videoconvert ! appsink",
+        {"file": {"location": str(bikes_path())}},
+        {"avdec_h264": {"no-such-property": 1, "max-threads": 3}},
+    )
+    capture = GstCapture(pipeline, "cam", open_timeout_s=5, read_timeout_s=1)
+    _, decoder = capture._pipeline.iterate_all_by_element_factory_name("avdec_h264").next()
+    assert decoder.get_property("max-threads") == 3
+    capture.release()
+
+
+class Stuck:
+    """Leaves pipelines behind that cannot be stopped, because one of their threads waits."""
+
+    def __init__(self):
+        self.before = stuck_pipelines()  # a server that died in another test leaves some for good
+        self._may_go_on = threading.Event()
+
+    def leave(self, number):
+        for _ in range(number):
+            capture = opened("videotestsrc is-live=true ! identity name=i signal-handoffs=true")
+            waits = threading.Event()
+
+            def hold(*_, waits=waits):
+                waits.set()
+                self._may_go_on.wait()
+
+            capture._pipeline.get_by_name("i").connect("handoff", hold)
+            assert waits.wait(5)
+            capture.release()
+
+    def free(self):
+        self._may_go_on.set()
+        until_s = time.monotonic() + 10
+        while stuck_pipelines() > self.before:
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def stuck(gst, monkeypatch):
+    """At most two of them are bearable."""
+    pipelines = Stuck()
+    monkeypatch.setattr("runtime.sources.gstreamer.RELEASE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("runtime.sources.gstreamer.MOST_STUCK", pipelines.before + 2)
+    yield pipelines
+    pipelines.free()
+
+
+@pytest.mark.rtsp
+def test_past_so_many_stuck_pipelines_every_source_is_lost(stuck):
+    with open_source(LIVE.format("ball", 64), allow_pipeline=True) as source:
+        frames = iter(source)
+        deadline = threading.Timer(20, source.stop)
+        deadline.start()
+        stuck.leave(2)
+        seen = source.counts.captured
+        assert next(frame for frame in frames if frame.index > seen + 3).connection == 0
+        stuck.leave(1)
+        with pytest.raises(SourceLostError, match=f"not stop {stuck.before + 3} pipelines"):
+            list(frames)
+        deadline.cancel()
+
+
+@pytest.mark.rtsp
+def test_past_so_many_stuck_pipelines_what_cannot_be_opened_is_lost(stuck):
+    stuck.leave(2)
+    with pytest.raises(SourceError, match="it ended before its first picture"):
+        opened("videotestsrc num-buffers=0")
+    stuck.leave(1)
+    with pytest.raises(SourceLostError, match="only a new process is rid of them; start again"):
+        opened("videotestsrc num-buffers=0")
+
+
+@pytest.mark.rtsp
+def test_only_what_is_still_stuck_counts(stuck, caplog):
+    stuck.leave(2)
+    opened("videotestsrc is-live=true").release()
+    assert stuck_pipelines() == stuck.before + 2
+    assert f"left behind, {stuck.before + 2} by now" in caplog.text
+    stuck.free()
+    assert stuck_pipelines() == stuck.before
+
+
+@pytest.mark.rtsp
 @pytest.mark.slow
 def test_the_command_runs_a_pipeline(gst, tmp_path):
     bundle = write_mini_bundle(tmp_path / "bundle", num_segments=4, window_s=1.0)
@@ -191,16 +292,103 @@ def test_a_csi_camera_off_a_jetson_is_refused(gst):
         open_capture(parse_source("csi://0"))
 
 
-def test_only_a_jetson_decodes_in_hardware(tmp_path, monkeypatch):
+@pytest.fixture
+def board(tmp_path):
+    """Writes the file that names the board."""
+    warn_once.cache_clear()
     tree = tmp_path / "compatible"
-    assert not has_jetson_decoder(tree)
-    tree.write_bytes(b"raspberrypi,4-model-b\0brcm,bcm2711\0")
-    assert not has_jetson_decoder(tree)
-    tree.write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0")
-    monkeypatch.setattr("runtime.sources.gstreamer.missing_elements", lambda names: [])
-    assert has_jetson_decoder(tree)
-    monkeypatch.setattr("runtime.sources.gstreamer.missing_elements", list)
-    assert not has_jetson_decoder(tree)
+
+    def write(compatible):
+        tree.write_bytes(compatible)
+        return tree
+
+    yield write
+    warn_once.cache_clear()
+
+
+def test_only_a_jetson_decodes_in_hardware(board, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("runtime.sources.gstreamer._lack", lambda elements: "")
+    for asked in (has_jetson_decoder, has_jetson_jpeg_decoder):
+        assert not asked(device_tree=tmp_path / "none")
+        assert not asked(device_tree=board(b"raspberrypi,4-model-b\0brcm,bcm2711\0"))
+        assert asked(device_tree=board(ORIN))
+    assert has_jetson_decoder(device_tree=board(THOR))
+    assert not has_jetson_jpeg_decoder(device_tree=board(THOR))
+    assert caplog.text == ""
+
+
+@pytest.mark.rtsp
+@pytest.mark.parametrize(
+    ("asked", "codec", "package"),
+    [
+        (has_jetson_decoder, "RTSP", "h264parse"),
+        (has_jetson_jpeg_decoder, "Motion-JPEG", "v4l2src"),
+    ],
+)
+def test_a_jetson_without_the_elements_says_once_what_is_missing(
+    gst, board, caplog, asked, codec, package
+):
+    need_gstreamer("rtspsrc", "h264parse", "v4l2src")
+    for _ in range(3):
+        assert not asked(device_tree=board(ORIN))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == (
+        f"this Jetson decodes {codec} on the CPU, because its GStreamer has no nvv4l2decoder and "
+        f"no nvvidconv: {HOW_TO_MEND}"
+    )
+    need = _gstreamer().ElementFactory.find
+    with pytest.MonkeyPatch.context() as patch:  # as where the package that has it is not there
+        patch.setattr(
+            _gstreamer().ElementFactory,
+            "find",
+            lambda name: None if name == package else need(name),
+        )
+        assert not asked(device_tree=board(ORIN))
+    assert f"has no {package} and no nvv4l2decoder" in caplog.text
+
+
+def test_a_jetson_without_gstreamers_python_says_so_once(without_gi, board, monkeypatch, caplog):
+    asked = functools.partial(has_jetson_decoder, device_tree=board(ORIN))
+    monkeypatch.setattr(capture_module, "has_jetson_decoder", asked)
+    rtsp = parse_source("rtsp://cam/1")
+    assert capture_module._pipeline(rtsp, software_decode=True) is None
+    assert caplog.text == ""
+    for _ in range(3):
+        assert capture_module._pipeline(rtsp, software_decode=False) is None
+    (record,) = caplog.records
+    assert "decodes RTSP on the CPU, because there is no GStreamer in Python" in record.message
+    assert HOW_TO_MEND in record.message
+
+
+def test_off_a_jetson_nothing_is_said(without_gi, board, caplog):
+    assert not has_jetson_decoder(device_tree=board(b"raspberrypi,4-model-b\0brcm,bcm2711\0"))
+    assert caplog.text == ""
+
+
+PACKAGES = re.findall(r"python3-gi|gir1\.2-\S+|gstreamer1\.0-[a-z-]+", HOW_TO_MEND)
+
+
+def test_a_jetsons_page_and_image_install_what_the_error_names():
+    assert len(PACKAGES) == 4
+    step, _, _ = (ROOT / "docs/jetson.md").read_text().partition("\n## 2. ")
+    image = (ROOT / "runtime/service/Dockerfile.jetson").read_text()
+    for package in PACKAGES:
+        assert package in step
+        assert package in image
+
+
+@pytest.mark.rtsp
+def test_the_pages_check_names_what_is_missing(gst):
+    """The command of step 1, by the Python that it is meant for; here NVIDIA's are missing."""
+    step, _, _ = (ROOT / "docs/jetson.md").read_text().partition("\n## 2. ")
+    (script,) = re.findall(r"python3 - <<'EOF'[^\n]*\n(.*?)\nEOF", step, re.DOTALL)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "No module named 'gi'" in done.stderr:
+        pytest.skip("the system's Python has no PyGObject")
+    assert done.stdout == "missing: ['nvv4l2decoder', 'nvvidconv', 'nvarguscamerasrc']\n"
 
 
 def test_rtsp_takes_the_hardware_lane_only_where_it_is(monkeypatch):

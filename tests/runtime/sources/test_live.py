@@ -266,3 +266,20 @@ def test_a_camera_whose_device_appears_later_is_found(monkeypatch, caplog):
             device.unlink()
     assert caplog.text.count("no such camera") == 1
     assert "is there after" in caplog.text
+
+
+def test_what_only_a_new_process_mends_ends_the_source():
+    captures = [BrokenCapture(3)]
+
+    def open_once(uri: SourceUri) -> BrokenCapture:
+        if not captures:
+            raise SourceLostError("cam is given up")
+        return captures.pop()
+
+    with LiveSource(CAMERA, reconnect=FAST, opener=open_once) as source:
+        deadline = threading.Timer(10, source.stop)
+        deadline.start()
+        with pytest.raises(SourceLostError, match="cam is given up"):
+            list(source)
+        deadline.cancel()
+    assert source.counts.attempts == 1

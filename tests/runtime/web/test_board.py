@@ -11,7 +11,7 @@ from runtime.sessions.ort import OrtStepSession
 from runtime.sources.frame import SourceCounts
 from runtime.sources.memory import MemorySource
 from runtime.web import board as board_module
-from runtime.web.board import SAMPLES_KEPT, Board
+from runtime.web.board import SAMPLES_KEPT, TIME_BOUNDS_S, Board
 from runtime.web.metrics import metrics_text
 from tests.videos import drifting_pattern
 
@@ -121,13 +121,19 @@ def test_metrics_are_what_prometheus_reads(bundle, session):
     assert float(values[f"tdrl_last_frame_age_seconds{{{where}}}"]) < 5
     assert values[f'tdrl_actions_total{{{where},label="wave"}}'] == "2"
     assert values[rf'tdrl_actions_total{{{where},label="say \"hi\"\\\n"}}'] == "1"
-    stage = f'{where},stage="grab_to_decision"'
-    counts = [
-        int(value) for name, value in values.items() if name.startswith("tdrl_step_seconds_bucket")
-    ]
-    assert counts == sorted(counts)
-    assert counts[-1] == int(values[f"tdrl_step_seconds_count{{{stage}}}"]) == stream.latency.count
-    assert 0 < float(values[f"tdrl_step_seconds_sum{{{stage}}}"]) < 5
+    sums = {}
+    for stage in ("preprocess", "step", "grab_to_decision"):
+        labels = f'{where},stage="{stage}"'
+        start = f"tdrl_step_seconds_bucket{{{labels},le="
+        counts = [int(value) for name, value in values.items() if name.startswith(start)]
+        assert len(counts) == len(TIME_BOUNDS_S) + 1
+        assert counts == sorted(counts)
+        steps = stream.counts.used
+        assert counts[-1] == int(values[f"tdrl_step_seconds_count{{{labels}}}"]) == steps
+        sums[stage] = float(values[f"tdrl_step_seconds_sum{{{labels}}}"])
+        assert 0 < sums[stage] < 5
+    assert stream.latency.count == stream.counts.used
+    assert sums["preprocess"] + sums["step"] < sums["grab_to_decision"]
     for name in {name.partition("{")[0] for name in values}:
         family = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
         assert sum(line.startswith(f"# TYPE {family} ") for line in lines) == 1
@@ -169,4 +175,4 @@ def test_writing_waits_for_no_reader(bundle, session):
         reader.join()
     (*_, (number, newest)) = board.records.after(0)
     assert (number, newest["count"]) == (1000, 999)
-    assert np.isfinite(shown.latencies().sum_s)
+    assert all(np.isfinite(times.sum_s) for times in shown.stages().values())

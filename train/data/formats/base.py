@@ -147,7 +147,7 @@ def videos_folder(spec: DataSpec, split: str, usual: Sequence[str]) -> Path:
     if given is not None:
         folder = spec.path_of(given)
         if not folder.is_dir():
-            raise DataError(f"{spec.where}: videos names {folder}, which is no folder")
+            raise DataError(f"{spec.where_of('videos')}: videos names {folder}, which is no folder")
         return folder
     return next((spec.root / name for name in usual if (spec.root / name).is_dir()), spec.root)
 

@@ -30,8 +30,8 @@ from train.data.formats.base import (
     is_video,
     names_file,
 )
-from train.data.formats.spec import DataSpec
-from train.data.formats.table import near_match, read_names
+from train.data.formats.spec import DataSpec, at_line
+from train.data.formats.table import near_match, numbered_lines, read_names
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +72,13 @@ def labels(spec: DataSpec) -> tuple[str, ...]:
     for name in names:
         if name not in found:
             hint = near_match(name, found)
-            raise DataError(f"{path or spec.where} names the class {name!r}, no folder; {hint}")
+            where = _named_at(spec, path, name)
+            raise DataError(f"{where} names the class {name!r}, no folder; {hint}")
     for name in found:
         if name not in names:
             hint = near_match(name, names)
-            raise DataError(f"{path or spec.where} does not name the folder {name!r}; {hint}")
+            where = _named_at(spec, path)
+            raise DataError(f"{where} does not name the folder {name!r}; {hint}")
     return tuple(sorted(names)) if spec.class_order == "sorted" else names
 
 
@@ -118,6 +120,14 @@ def listed(spec: DataSpec, split: str) -> Path:
         names = " or ".join(SPLIT_FOLDERS.get(split, (split,)))
         raise NoSplitError(f"{spec.root} has no folder {names} for the split {split!r}")
     return spec.root
+
+
+def _named_at(spec: DataSpec, path: Path | None, name: str | None = None) -> str:
+    """File and line that name a class, or where the names begin."""
+    if path is None:
+        return spec.where_of("labels")
+    lines = [number for number, text in numbered_lines(path) if name in (None, text)]
+    return at_line(path, lines[0] if lines else 1)
 
 
 def _split_folder(root: Path, split: str) -> Path | None:

@@ -43,7 +43,8 @@ def fits(root: Path) -> bool:
     path = _find(root, "train")
     if path is None:
         return False
-    header = path.open(encoding="utf-8-sig", errors="replace").readline()
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
     return set(COLUMNS) <= {name.strip() for name in header.split(",")}
 
 

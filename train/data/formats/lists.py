@@ -3,6 +3,7 @@
     videos       path label
     rawframes    path num_frames label
 
+A list is of one kind: as `kind` in data.yaml says, else as its first line.
 Fields are read from the right, so paths may hold spaces. White space separates them, or commas,
 semicolons, or what `separator` says. Lists are found by their names (train_videofolder.txt and
 val_videofolder.txt, …_train_list_videos.txt and …_val_list_videos.txt, train.csv and val.csv), or
@@ -35,6 +36,7 @@ from train.data.formats.table import numbered_lines, read_names
 NAME_FILES = ("labels.txt", "classes.txt", "category.txt", "label_map.txt")
 VALIDATION_WORDS = ("validation", "val", "test")
 USUAL_FOLDERS = ("videos", "rawframes", "frames", "data")
+VIDEOS, RAWFRAMES = "path label", "path num_frames label"
 # Entries that are looked for when the folder of relative paths is found.
 NUM_TRIED = 50
 
@@ -166,10 +168,11 @@ def _read(spec: DataSpec, path: Path) -> list[Line]:
     if not lines:
         raise DataError(f"{path} lists no clip")
     separator = _separator(spec, lines[0][1])
-    has_frames = spec.kind == "rawframes"
-    if spec.kind is None:
-        fields = lines[0][1].rsplit(separator, 1)
-        has_frames = not is_video(fields[0].strip().strip('"'))
+    if spec.kind is not None:
+        has_frames = spec.kind == "rawframes"
+    else:
+        has_frames = _has_frames(lines[0][1], separator) is not False
+        _require_one_kind(path, lines, separator, has_frames)
     return [_line(path, number, text, separator, has_frames) for number, text in lines]
 
 
@@ -177,15 +180,43 @@ def _separator(spec: DataSpec, first: str) -> str | None:
     """What separates the fields; None is any white space."""
     if spec.separator is not None:
         return None if spec.separator.isspace() else spec.separator
-    for separator in (None, ",", ";"):
+    # white space last: it also follows commas
+    for separator in (",", ";", None):
         fields = first.rsplit(separator, 1)
         if len(fields) == 2 and fields[1].strip().isdecimal():
             return separator
     return None
 
 
+def _has_frames(text: str, separator: str | None) -> bool | None:
+    """Whether a line is `path num_frames label`; None where that is not sure."""
+    rest = text.rsplit(separator, 1)[0].strip()
+    if is_video(rest.strip('"')):
+        return False
+    fields = rest.rsplit(separator, 1)
+    return True if len(fields) == 2 and fields[1].strip().isdecimal() else None
+
+
+def _require_one_kind(
+    path: Path, lines: Sequence[tuple[int, str]], separator: str | None, has_frames: bool
+) -> None:
+    """Refuse a line of the other kind: read like the others it would name another path.
+
+    Raises:
+        DataError: There is one.
+    """
+    for number, text in lines:
+        has_label = text.rsplit(separator, 1)[-1].strip().isdecimal()
+        if has_label and _has_frames(text, separator) is (not has_frames):
+            first, here = (RAWFRAMES, VIDEOS) if has_frames else (VIDEOS, RAWFRAMES)
+            raise DataError(
+                f"{path} line {number} is `{here}`, line {lines[0][0]} is `{first}`: got {text!r}; "
+                "make two lists of them, or say `kind: videos` or `kind: rawframes` in data.yaml"
+            )
+
+
 def _line(path: Path, number: int, text: str, separator: str | None, has_frames: bool) -> Line:
-    wanted = "path num_frames label" if has_frames else "path label"
+    wanted = RAWFRAMES if has_frames else VIDEOS
     fields = [field.strip() for field in text.rsplit(separator, 2 if has_frames else 1)]
     numbers = fields[1:]
     if len(fields) != (3 if has_frames else 2) or not all(one.isdecimal() for one in numbers):
@@ -206,7 +237,7 @@ def _folder(spec: DataSpec, split: str, path: Path, lines: Sequence[Line]) -> Pa
     if given is not None:
         folder = spec.path_of(given)
         if not folder.is_dir():
-            raise DataError(f"{spec.where}: videos names {folder}, which is no folder")
+            raise DataError(f"{spec.where_of('videos')}: videos names {folder}, which is no folder")
         return folder
     places = [spec.root, path.parent, *(spec.root / name for name in (*USUAL_FOLDERS, split))]
     tried = lines[:: max(1, len(lines) // NUM_TRIED)]

@@ -175,7 +175,8 @@ def video_folder(spec: DataSpec) -> Path:
     """What the list's paths are relative to: `videos` of data.yaml, or the list's folder."""
     given = spec.videos.get("")
     if spec.videos and given is None:
-        raise DataError(f"{spec.where}: videos must be one folder for data of the format segments")
+        where = spec.where_of("videos")
+        raise DataError(f"{where}: videos must be one folder for data of the format segments")
     return listed(spec).parent if given is None else spec.path_of(given)
 
 
@@ -218,13 +219,13 @@ def _apply(
     rule: Filter, spec: DataSpec, table: Table, segments: Sequence[Segment], keep: list[bool]
 ) -> None:
     """Take out the segments of a class that are not in the range."""
-    known = {segment.label for segment in segments}
+    known, where = {segment.label for segment in segments}, spec.where_of("filter")
     if rule.label not in known:
         hint = near_match(rule.label, sorted(known))
-        raise DataError(f"{spec.where}: filter names the class {rule.label!r}; {hint}")
+        raise DataError(f"{where}: filter names the class {rule.label!r}; {hint}")
     if rule.column not in table.columns:
         hint = near_match(rule.column, table.columns)
-        raise DataError(f"{spec.where}: filter names the column {rule.column!r}; {hint}")
+        raise DataError(f"{where}: filter names the column {rule.column!r}; {hint}")
     for row, text in enumerate(table.column(rule.column)):
         if segments[row].label != rule.label:
             continue

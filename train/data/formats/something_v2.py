@@ -11,12 +11,15 @@ is also the sorted one.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import DataError
 from train.data.formats.base import Clip, Format, find_file, ordered, require_file, require_label
-from train.data.formats.spec import DataSpec
+from train.data.formats.spec import DataSpec, at_line
 from train.data.formats.table import read_text
 from train.data.formats.twentybn import clips_of, require_split
 
@@ -26,6 +29,9 @@ USUAL_FOLDERS = (
     "20bn-something-something-v2-frames",
     "something-something-v2",
 )
+
+_ITEM = re.compile(r"[^\s,:]")  # where an item of JSON begins
+_ID = re.compile(r'"id"\s*:')
 
 
 def fits(root: Path) -> bool:
@@ -42,10 +48,12 @@ def labels(spec: DataSpec) -> tuple[str, ...]:
     path = require_file(spec.root, _file_names("labels"))
     values = _read_json(path)
     if not isinstance(values, dict):
-        raise DataError(f'{path} line 1 must hold {{"class": "number"}}, got a {_kind(values)}')
+        where = at_line(path, 1)
+        raise DataError(f'{where} must hold {{"class": "number"}}, got a {_kind(values)}')
+    lines = _lines_of_names(read_text(path))
     by_number: dict[int, str] = {}
     for name, number in values.items():
-        where = f"{path} line {_line_of(path, name)}"
+        where = at_line(path, lines[name])
         if not str(number).isdecimal() or int(number) >= len(values):
             raise DataError(f"{where}: {name!r} has no number 0..{len(values) - 1}: {number!r}")
         if int(number) in by_number:
@@ -60,7 +68,7 @@ def clips(spec: DataSpec, split: str) -> list[Clip]:
     path = listed(spec, split)
     entries = _read_json(path)
     if not isinstance(entries, list):
-        raise DataError(f"{path} line 1 must hold a list of clips, got a {_kind(entries)}")
+        raise DataError(f"{at_line(path, 1)} must hold a list of clips, got a {_kind(entries)}")
     known = frozenset(labels(spec))
     return clips_of(
         spec,
@@ -82,12 +90,14 @@ def _file_names(name: str) -> tuple[str, str]:
 def _entry(path: Path, index: int, entry: Any, known: frozenset[str]) -> tuple[str, str]:
     """Id and class of one clip."""
     if not isinstance(entry, dict) or not entry.get("id"):
-        raise DataError(f"{path} entry {index + 1} must hold an id and a template, got {entry!r}")
+        where = at_line(path, _line_of_entry(path, index))
+        raise DataError(f"{where} must hold an id and a template, got {entry!r}")
     number = str(entry["id"])
     template = entry.get("template")
     label = template.replace("[", "").replace("]", "") if isinstance(template, str) else ""
     if label not in known:  # the line is looked for only when it is needed
-        require_label(label, known, f"{path} line {_line_of(path, number)} (id {number})")
+        where = at_line(path, _line_of_entry(path, index))
+        require_label(label, known, f"{where} (id {number})")
     return number, label
 
 
@@ -95,12 +105,30 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as err:
-        raise DataError(f"{path} line {err.lineno} is no JSON: {err.msg}") from err
+        raise DataError(f"{at_line(path, err.lineno)} is no JSON: {err.msg}") from err
 
 
-def _line_of(path: Path, text: str) -> int:
-    """The line on which a text first stands in quotes."""
-    return read_text(path).partition(json.dumps(text, ensure_ascii=False))[0].count("\n") + 1
+def _items(text: str) -> Iterator[tuple[int, int]]:
+    """Where the items of a JSON list, or the keys and values of an object, begin and end."""
+    decoder = json.JSONDecoder()
+    end = len(text) - len(text.lstrip()) + 1  # behind the bracket
+    while (found := _ITEM.search(text, end)) and found[0] not in "]}":
+        _, end = decoder.raw_decode(text, found.start())
+        yield found.start(), end
+
+
+def _lines_of_names(text: str) -> dict[str, int]:
+    """The line of every name of an object; of one that is there twice the last, as JSON has it."""
+    keys = islice(_items(text), 0, None, 2)
+    return {json.loads(text[begin:end]): text.count("\n", 0, begin) + 1 for begin, end in keys}
+
+
+def _line_of_entry(path: Path, index: int) -> int:
+    """The line of an entry's id, or on which it begins where it has none."""
+    text = read_text(path)
+    begin, end = next(islice(_items(text), index, None))
+    found = _ID.search(text, begin, end)
+    return text.count("\n", 0, found.start() if found else begin) + 1
 
 
 def _kind(value: Any) -> str:

@@ -116,6 +116,7 @@ class DataSpec:
         filter: What to keep of a class.
         folds: File of the folds.
         fold: Fold for validation.
+        lines: Line of every field in `source`, for messages.
 
     The other attributes are the fields of the same names.
     """
@@ -142,6 +143,7 @@ class DataSpec:
     seed: int = 0
     folds: Path | None = None
     fold: int | None = None
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         choices = {
@@ -172,6 +174,12 @@ class DataSpec:
         """What to name in messages: the yaml file, or the folder."""
         return self.source or self.root
 
+    def where_of(self, name: str) -> str:
+        """What to name in messages about a field: the yaml file and its line, where it has one."""
+        if self.source is None or name not in self.lines:
+            return str(self.where)
+        return at_line(self.source, self.lines[name])
+
     def path_of(self, name: str) -> Path:
         """A path of the file, relative to the root."""
         return self.root / name
@@ -195,6 +203,41 @@ USERS = {
 }
 
 
+def at_line(path: Path, line: int) -> str:
+    """File and line, for messages."""
+    return f"{path} line {line}"
+
+
+def values_and_lines(
+    text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader
+) -> tuple[Any, dict[str, int]]:
+    r"""What a YAML text says, and the line of each of its fields.
+
+    Args:
+        text: The text.
+        loader: What makes values of it.
+
+    Returns:
+        The value, None of an empty text; and the lines, none where it holds no fields.
+
+    Raises:
+        yaml.YAMLError: The text is no YAML.
+
+    Example:
+        >>> values_and_lines("epochs: 3\n\nlr: {a: 1}")
+        ({'epochs': 3, 'lr': {'a': 1}}, {'epochs': 1, 'lr': 3})
+    """
+    reader = loader(text)
+    node = reader.get_single_node()
+    if node is None:
+        return None, {}
+    values = reader.construct_document(node)
+    if not isinstance(node, yaml.MappingNode):
+        return values, {}
+    keys = [key for key, _ in node.value]
+    return values, {str(reader.construct_object(key)): key.start_mark.line + 1 for key in keys}
+
+
 def read_spec(data: Path) -> DataSpec:
     """What is said about a data set.
 
@@ -213,7 +256,7 @@ def read_spec(data: Path) -> DataSpec:
         return DataSpec(root=data)
     spec = _parsed(source)
     if not spec.root.is_dir():
-        raise DataError(f"{source}: root is {spec.root}, which is no folder")
+        raise DataError(f"{spec.where_of('root')}: root is {spec.root}, which is no folder")
     return spec
 
 
@@ -223,7 +266,7 @@ def write_spec(path: Path, spec: DataSpec) -> None:
     plain = DataSpec(root=spec.root)
     for one in fields(spec):
         value = getattr(spec, one.name)
-        if one.name not in ("root", "source") and value != getattr(plain, one.name):
+        if one.name not in ("root", "source", "lines") and value != getattr(plain, one.name):
             values[one.name] = value
     for name in ("drop", "labels"):
         if isinstance(values.get(name), tuple):
@@ -270,8 +313,8 @@ def require_used(spec: DataSpec, name: str) -> None:
         if name not in users and getattr(spec, one) != getattr(plain, one):
             shown = next(iter(spec.lists)) if one == "lists" else one
             raise DataError(
-                f"{spec.where}: {shown} means nothing to data of the format {name}; it is for "
-                f"{', '.join(users)}"
+                f"{spec.where_of(shown)}: {shown} means nothing to data of the format {name}; it "
+                f"is for {', '.join(users)}"
             )
 
 
@@ -291,30 +334,30 @@ def _source_of(data: Path) -> Path | None:
 def _parsed(source: Path) -> DataSpec:
     try:
         text = source.read_text(encoding="utf-8-sig")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        values, lines = values_and_lines(text)
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{source} cannot be read: {err}") from err
     except yaml.YAMLError as err:
         raise DataError(f"{source} is no valid YAML: {err}") from err
     if values is None:
         return DataSpec(root=_root_of(source, None), source=source)
-    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
-        raise DataError(f"{source} must hold `field: value` lines, got {type(values).__name__}")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    if not isinstance(values, dict):
+        raise DataError(
+            f"{at_line(source, 1)} must hold `field: value` lines, got {type(values).__name__}"
+        )
     given: dict[str, Any] = {}
     for name, value in values.items():
-        where = f"{source} line {lines.get(str(name), 1)}"
         try:
             _take(given, str(name), value, source)
             DataSpec(root=source.parent, **{k: given[k] for k in _alone(given, str(name))})
         except ValueError as err:
-            raise DataError(f"{where}: {err}") from err
+            raise DataError(f"{at_line(source, lines[str(name)])}: {err}") from err
+    given.setdefault("root", _root_of(source, None))
     try:
-        root = _root_of(source, given.pop("root", None))
-        return DataSpec(root=root, source=source, **given)
-    except ValueError as err:
-        raise DataError(f"{source}: {err}") from err
+        return DataSpec(source=source, lines=lines, **given)
+    except ValueError as err:  # fold and folds are the fields that cannot be checked alone
+        line = lines.get("fold", lines.get("folds", 1))
+        raise DataError(f"{at_line(source, line)}: {err}") from err
 
 
 def _alone(given: Mapping[str, Any], name: str) -> list[str]:
@@ -347,10 +390,12 @@ def _take(given: dict[str, Any], name: str, value: Any, source: Path) -> None:
         given.setdefault("lists", {})[name] = _text(name, value)
     elif name in _READERS:
         given[name] = _READERS[name](name, value)
+    elif name == "root":
+        given[name] = _root_of(source, _text(name, value))
     elif name == "folds":
         given[name] = source.parent / Path(_text(name, value)).expanduser()
     else:
-        known = [*_READERS, *SPLITS, "folds"]
+        known = [*_READERS, *SPLITS, "root", "folds"]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
         raise ValueError(f"unknown field {name!r}{hint}")
@@ -456,7 +501,6 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _READERS = {
-    "root": _text,
     "format": _text,
     "videos": _videos,
     "labels": _labels,
