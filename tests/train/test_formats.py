@@ -297,15 +297,26 @@ def test_kinetics_flat_and_in_folders_of_classes(tmp_path, folders):
 
 def test_kinetics_takes_the_classes_that_it_is_told_in_their_order(tmp_path):
     kinetics(tmp_path)
-    touch(tmp_path / "train", "-d_e_000002_000012.mp4", "abc_000001_000011.mp4")
+    touch(tmp_path / "mine", "-d_e_000002_000012.mp4", "abc_000001_000011.mp4")
     write(tmp_path, names_txt="massaging person's head\nair drumming\n")
     for given in ("names.txt", '["massaging person\'s head", air drumming]'):
-        write(tmp_path, data_yaml=f"labels: {given}\n")
+        write(tmp_path, data_yaml=f"labels: {given}\nvideos: {{train: mine}}\n")
         assert read_labels(tmp_path) == TWO[::-1]
-        assert [label for _, label, _ in read(tmp_path)] == [0, 1]
+        assert read(tmp_path) == [
+            ("mine/-d_e_000002_000012.mp4", 0, "-d_e"),
+            ("mine/abc_000001_000011.mp4", 1, "abc"),
+        ]
     write(tmp_path, data_yaml="labels: [massaging, air drumming]\n")
     with pytest.raises(DataError, match="train.csv line 2: unknown label \"massaging person's h"):
         read(tmp_path)
+
+
+def test_kinetics_with_quoted_columns_is_recognised(tmp_path):
+    kinetics(tmp_path)
+    listed = tmp_path / "kinetics_train.csv"
+    header, rest = listed.read_text().split("\n", 1)
+    listed.write_text(",".join(f'"{name}"' for name in header.split(",")) + "\n" + rest)
+    assert detect_format(tmp_path) == "kinetics"
 
 
 def test_half_of_kinetics_may_be_gone(tmp_path):
@@ -905,6 +916,24 @@ def test_whole_recordings_validate_and_always_the_same(tmp_path, folders):
     assert len({tuple(parts(f"seed: {seed}\n")[0]) for seed in range(5)}) > 1
     with pytest.raises(DataError, match=r"line 1: validation_share must be in \(0, 1\), got 1"):
         parts("validation_share: 1\n")
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.99])
+def test_few_recordings_are_in_both_parts(tmp_path, number, share):
+    names = [f"r{n}.mp4" for n in range(number)]
+    touch(tmp_path, *names)
+    rows = [f"{name},{i},{i + 1},{'ab'[i % 2]}" for name in names for i in range(6)]
+    recordings(tmp_path, *rows, header="path,start_s,end_s,label")
+    write(tmp_path, data_yaml=f"validation_share: {share}\n")
+    train, validation = (
+        {one.group for one in load_split(tmp_path, part, ("a", "b")).segments}
+        for part in ("train", "validation")
+    )
+    assert train
+    assert validation
+    assert not train & validation
+    assert len(train | validation) == number
 
 
 def test_one_recording_cannot_both_train_and_validate(tmp_path):

@@ -45,7 +45,7 @@ def fits(root: Path) -> bool:
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline()
-    return set(COLUMNS) <= {name.strip() for name in header.split(",")}
+    return set(COLUMNS) <= {name.strip().strip('"') for name in header.split(",")}
 
 
 def labels(spec: DataSpec) -> tuple[str, ...]:
