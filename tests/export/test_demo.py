@@ -31,7 +31,7 @@ FACTS: dict[str, Any] = {
     "evaluation": {
         "clip_top1": 0.99,
         "order_control": 0.98,
-        "live": {"live_top1": 0.97, "plain_event_f1": 0.5},
+        "live": {"live_top1": 0.964, "plain_event_f1": 0.5},
     },
     "control": {"order_control": 0.5},
     "report": {
@@ -76,13 +76,16 @@ def test_good_results_reach_everything():
 )
 def test_a_missed_accuracy_or_equality_fails_the_demo(path, value):
     rows = rows_of(facts_with(path, value))
-    assert sum(row.reached is False for row in rows) == 1
+    assert sum(row.must and row.reached is False for row in rows) == 1
     with pytest.raises(GateError, match="the demo missed: "):
         _require_reached(rows)
 
 
-@pytest.mark.parametrize(("path", "value"), [("cost.0.ratio", 0.5), ("seconds.total", 900.0)])
-def test_a_missed_time_is_shown_but_does_not_fail_on_a_slow_machine(path, value):
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("cost.0.ratio", 0.5), ("seconds.total", 900.0), ("evaluation.live.live_top1", 0.966)],
+)
+def test_what_a_machine_or_a_rounding_may_miss_is_shown_and_does_not_fail(path, value):
     rows = rows_of(facts_with(path, value))
     assert sum(row.reached is False for row in rows) == 1
     _require_reached(rows)
