@@ -81,7 +81,7 @@ def cpu_s():
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.soak  # about a minute: a ResNet-50 step and its 71 histograms take 0.8 s on one core
+@pytest.mark.soak  # half a minute: a ResNet-50 step and its 71 histograms take 0.3 s on one core
 def test_resnet50_at_224_in_bounded_memory(tmp_path, capsys):
     torch.manual_seed(0)
     unit = UnitConfig(temporal="tsm", pem=True)
