@@ -23,6 +23,17 @@ def fresh_model(backbone: str, unit: UnitConfig = TDRL, *, dropout: float = 0.0)
     return Tdrl(config)
 
 
+def channels_last(model: Tdrl) -> Tdrl:
+    """The same model with its weights in that memory format."""
+    changed: Tdrl = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return changed
+
+
+def live_model(backbone: str, effort: Effort) -> Tdrl:
+    """What live steps are measured with: as trained, on the device, channels last."""
+    return channels_last(trained_like(fresh_model(backbone).to(effort.device), effort))
+
+
 def trained_like(model: Tdrl, effort: Effort) -> Tdrl:
     """Gates that move and batch norms that know their inputs, in evaluation mode, where it is.
 

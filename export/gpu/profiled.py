@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from export.gpu.effort import Device, Effort
-from export.gpu.models import TDRL, fresh_model, trained_like
+from export.gpu.models import TDRL, live_model
 from export.gpu.row import Row, skipped
 from export.gpu.speed import CHANNELS_LAST, fitting_batch, has_bfloat16, step_of
 from export.gpu.timing import wait_for
@@ -60,9 +59,7 @@ def _steps(effort: Effort) -> Iterator[tuple[str, Callable[[], object]]]:
     effort = replace(effort, batch=fitting_batch(effort))
     what = f"{effort.trained} {effort.num_segments}f, {precision}, batch {effort.batch}"
     yield f"{what}: training step", step_of(effort, CHANNELS_LAST, TDRL)
-    model = trained_like(fresh_model(effort.trained).to(effort.device), effort)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    live = TorchStep(model, effort, 1, bfloat16=has_bfloat16(effort))
+    live = TorchStep(live_model(effort.trained, effort), effort, 1, bfloat16=has_bfloat16(effort))
     yield f"{effort.trained}, {precision}, N = 1: live step", live.run
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from export.gpu.effort import Effort
-from export.gpu.models import PLAIN, TDRL, classes, fresh_model, noise_clips
+from export.gpu.models import PLAIN, TDRL, channels_last, classes, fresh_model, noise_clips
 from export.gpu.row import Row, row_of, skipped
 from export.gpu.timing import times_s
 from export.gpu.trainee import TD_LOSS, Trainee
@@ -93,7 +93,7 @@ def step_of(effort: Effort, way: Way, unit: UnitConfig) -> Callable[[], object]:
     """A call that runs one training step of a fresh model on a batch that is on the device."""
     model = fresh_model(effort.trained, unit)
     if way.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = channels_last(model)
     trainee = Trainee(
         model,
         effort,

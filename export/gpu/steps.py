@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from export.gpu.effort import Effort
-from export.gpu.models import fresh_model, noise_clips, trained_like
+from export.gpu.models import live_model, noise_clips
 from export.gpu.row import CheckFailed, Row, row_of, skipped
 from export.gpu.speed import has_bfloat16
 from export.gpu.timing import times_s, wait_for
@@ -36,8 +36,7 @@ def step_rows(effort: Effort, cuda: Any = torch.cuda) -> Iterator[Row]:
     if not graphs:
         yield skipped("CUDA graphs in PyTorch", "no GPU")
     for backbone in effort.backbones:
-        model = trained_like(fresh_model(backbone).to(effort.device), effort)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = live_model(backbone, effort)
         for rows in effort.streams:
             what = f"{backbone}, {precision}, N = {rows}"
             step = TorchStep(model, effort, rows, bfloat16=bfloat16)

@@ -101,6 +101,23 @@ def grouped_split(
     return chosen
 
 
+def fill_part(
+    part: dict[str, int], number: int, among: Sequence[str], groups: Sequence[str]
+) -> None:
+    """Where none of some groups is in a part, put the smallest of them there.
+
+    Two groups of one size are both far above a small share, so a split may leave a part empty.
+
+    Args:
+        part: What `grouped_split` gave, changed in place.
+        number: The part.
+        among: The groups that may go there, at least one.
+        groups: Group of every clip.
+    """
+    if not any(part[group] == number for group in among):
+        part[min(among, key=groups.count)] = number
+
+
 def write_folds(path: Path, folds: Mapping[Path, int], root: Path) -> None:
     """Write a csv file `path,fold`, paths relative to the data's root; whole or not at all."""
     with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:

@@ -137,18 +137,30 @@ def require_file(root: Path, names: Sequence[str]) -> Path:
     return path
 
 
+def given_videos(spec: DataSpec, split: str) -> Path | None:
+    """Folder of a split's videos as data.yaml says; None where it says nothing.
+
+    Raises:
+        DataError: It is not there.
+    """
+    given = spec.videos.get(split, spec.videos.get(""))
+    if given is None:
+        return None
+    folder = spec.path_of(given)
+    if not folder.is_dir():
+        raise DataError(f"{spec.where_of('videos')}: videos names {folder}, which is no folder")
+    return folder
+
+
 def videos_folder(spec: DataSpec, split: str, usual: Sequence[str]) -> Path:
     """Folder of a split's videos: as data.yaml says, one of the usual ones, or the root.
 
     Raises:
         DataError: The folder that data.yaml names is not there.
     """
-    given = spec.videos.get(split, spec.videos.get(""))
+    given = given_videos(spec, split)
     if given is not None:
-        folder = spec.path_of(given)
-        if not folder.is_dir():
-            raise DataError(f"{spec.where_of('videos')}: videos names {folder}, which is no folder")
-        return folder
+        return given
     return next((spec.root / name for name in usual if (spec.root / name).is_dir()), spec.root)
 
 

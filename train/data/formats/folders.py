@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import DataError
-from train.data.folds import grouped_split
+from train.data.folds import fill_part, grouped_split
 from train.data.formats.base import (
     Clip,
     Format,
@@ -99,9 +99,8 @@ def clips(spec: DataSpec, split: str) -> list[Clip]:
     shares = [1 - spec.validation_share, spec.validation_share]
     part = grouped_split([clip.label for clip in every], groups, shares, spec.seed)
     sessions = [group for group in part if not group.startswith("\0")]
-    if len(sessions) > 1 and not any(part[group] for group in sessions):
-        # two sessions of one size are both far above a small share; one validates all the same
-        part[min(sessions, key=groups.count)] = 1
+    if len(sessions) > 1:
+        fill_part(part, 1, sessions, groups)
     wanted = ("train", "validation").index(split)
     return [clip for clip, group in zip(every, groups, strict=True) if part[group] == wanted]
 

@@ -26,6 +26,7 @@ from train.data.formats.base import (
     Format,
     NoSplitError,
     given_names,
+    given_videos,
     is_video,
     names_file,
     ordered,
@@ -233,12 +234,9 @@ def _line(path: Path, number: int, text: str, separator: str | None, has_frames:
 
 def _folder(spec: DataSpec, split: str, path: Path, lines: Sequence[Line]) -> Path:
     """What relative paths are relative to: as data.yaml says, or where the first ones are."""
-    given = spec.videos.get(split, spec.videos.get(""))
+    given = given_videos(spec, split)
     if given is not None:
-        folder = spec.path_of(given)
-        if not folder.is_dir():
-            raise DataError(f"{spec.where_of('videos')}: videos names {folder}, which is no folder")
-        return folder
+        return given
     places = [spec.root, path.parent, *(spec.root / name for name in (*USUAL_FOLDERS, split))]
     tried = lines[:: max(1, len(lines) // NUM_TRIED)]
     hits = [sum((place / line.path).exists() for line in tried) for place in places]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from runtime.errors import DataError
 from train.data.decode import probe
-from train.data.folds import grouped_split
+from train.data.folds import fill_part, grouped_split
 from train.data.formats.base import (
     Clip,
     Format,
@@ -99,8 +99,8 @@ def recordings(spec: DataSpec, split: str) -> list[str]:
     classes = [into.get(segment.label, segment.label) for segment in wanted]
     shares = [1 - spec.validation_share, spec.validation_share]
     part = grouped_split(classes, names, shares, spec.seed)
-    for missing in {0, 1} - set(part.values()):  # few recordings, or a share close to 0 or 1
-        part[min(part, key=names.count)] = missing
+    for number in (0, 1):  # few recordings, or a share close to 0 or 1
+        fill_part(part, number, list(part), names)
     return [path for path in found.every if part.get(path) == ("train", "validation").index(split)]
 
 
