@@ -108,7 +108,7 @@ collect: $(INSTALLED) ## Record your own classes: CAMERA=0 DATA=my_data ARGS='--
 prepare: $(INSTALLED) ## Check a data set and show what is in it: DATA=dir
 	$(PY) -m train.prepare --data $(DATA) $(ARGS)
 
-ablation: $(INSTALLED) ## What each part of TDRL is worth: docs/ablation.md (under an hour on 2 cores)
+ablation: $(INSTALLED) ## What each part of TDRL is worth: docs/ablation.md (half an hour on 2 cores)
 	$(PY) -m train.ablation --jobs 2 $(ARGS)
 
 ablation-gpu: $(INSTALLED) ## The same with every row of the paper's tables, on a GPU

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 from tqdm import tqdm
 
 from export.gate import PairedLoss, paired_loss
 from export.int8.quantise import LabelledClips
+from export.int8.sensitivity import PASSES, conv_macs
 from runtime.bundle import Bundle, Precision
 from runtime.sessions.ort import OrtStepSession
 from train.checkpoint import Facts
@@ -24,6 +26,10 @@ from train.live_score import answers
 
 # five times what proves half a point; 2.4 GB of 8 frames at 224 x 224
 MOST_GATED = 2000
+# what single convolutions are measured on; about a minute on two cores
+MOST_FOR_LAYERS = 100
+FEWEST_FOR_LAYERS = 30
+LAYER_MACS = 2.5e12
 TAPE = "tape_validation"
 
 Tape: TypeAlias = tuple[Path, list[Segment]]
@@ -71,6 +77,27 @@ def held_out_clips(data: Path, facts: Facts, most: int = MOST_GATED) -> HeldOut:
         frames, label[row] = clip_set[item]
         pictures[row] = frames.permute(0, 2, 3, 1).numpy()
     return HeldOut(LabelledClips(pictures, label), tuple(i + 1 for i in chosen), listed)
+
+
+def layer_clips(held_out: HeldOut, step: Path) -> LabelledClips | None:
+    """Validation clips to measure single convolutions on: `PASSES` passes in about a minute.
+
+    What is affordable is counted in multiplications, so it is the same on every machine.
+
+    Args:
+        held_out: What the gate measures.
+        step: The float step graph.
+
+    Returns:
+        At most 100 of the clips, classes equally; None where a large model leaves too few to tell
+        anything by.
+    """
+    clips = held_out.clips
+    macs = PASSES * clips.pictures.shape[1] * sum(conv_macs(onnx.load(str(step))).values())
+    chosen = balanced(clips.label.tolist(), min(MOST_FOR_LAYERS, int(LAYER_MACS / macs)))
+    if len(chosen) < min(FEWEST_FOR_LAYERS, len(clips.label)):
+        return None
+    return LabelledClips(clips.pictures[chosen], clips.label[chosen])
 
 
 def balanced(label: Sequence[int], most: int) -> list[int]:

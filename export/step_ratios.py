@@ -8,6 +8,7 @@ that share the cores do not count.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -228,26 +229,41 @@ def _thresholds(step: Path, states: Sequence[StateSpec]) -> dict[str, float]:
 
 
 def cpu_times(
-    steps: Mapping[Key, Callable[[], object]], rounds: int, title: str, *, warm_up: int = WARM_UP
+    steps: Mapping[Key, Callable[[], object]],
+    rounds: int,
+    title: str,
+    *,
+    warm_up: int = WARM_UP,
+    least_ms: float = 0.0,
 ) -> dict[Key, NDArray[np.float64]]:
     """CPU time of each step in each round, milliseconds, shape (rounds,), after a warm-up.
 
     Args:
-        steps: What runs once in a round, by name.
+        steps: What runs in a round, by name.
         rounds: Rounds, >= 1.
         title: Of the progress bar.
-        warm_up: Runs of each before the first round.
+        warm_up: Runs of each before the first round, >= 1.
+        least_ms: A step that takes less runs so often in a round that they take this together,
+            and the round counts their mean.
     """
-    for step in steps.values():
-        for _ in range(warm_up):
+    repeats = {}
+    for name, step in steps.items():
+        for _ in range(warm_up - 1):
             step()
+        repeats[name] = max(1, math.ceil(least_ms / max(_cpu_ms(step, 1), 1e-3)))
     times: dict[Key, list[float]] = {name: [] for name in steps}
     for _ in tqdm(range(rounds), desc=title, unit="round", disable=None, leave=False):
         for name, step in steps.items():
-            started_ns = time.process_time_ns()
-            step()
-            times[name].append((time.process_time_ns() - started_ns) / 1e6)
+            times[name].append(_cpu_ms(step, repeats[name]))
     return {name: np.array(each) for name, each in times.items()}
+
+
+def _cpu_ms(step: Callable[[], object], repeats: int) -> float:
+    """Mean CPU time of some runs, the process's threads together."""
+    started_ns = time.process_time_ns()
+    for _ in range(repeats):
+        step()
+    return (time.process_time_ns() - started_ns) / 1e6 / repeats
 
 
 def ratio_of(one: NDArray[np.float64], other: NDArray[np.float64]) -> Ratio:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from runtime.preprocess import Crop
+from runtime.preprocess import Crop, PictureRule
+from runtime.sampling import LONGEST_WINDOW_S, ClipLengths, SamplingContract
 from train.data.loader import Workers
 from train.data.sampling import SAMPLINGS, Sampling
 from train.model.backbones.table import BACKBONES
@@ -198,6 +199,8 @@ class Recipe:
         if self.freeze_stem and self.init is None:
             raise ValueError("freeze_stem keeps weights that init brings; give init or do without")
         self.unit()
+        self.picture()
+        self.contract(self.window_s or LONGEST_WINDOW_S)
 
     def _check_ranges(self) -> None:
         for names, text, fits in RANGES:
@@ -252,6 +255,33 @@ class Recipe:
             start_motion=self.start_motion,
             tap_stages=self.td_blocks,
             tap_after=self.td_after,
+        )
+
+    def picture(self) -> PictureRule:
+        """The model's picture.
+
+        Raises:
+            ValueError: It is too small.
+        """
+        return PictureRule(height_px=self.height_px, width_px=self.width_px, crop=self.crop)
+
+    def contract(
+        self, window_s: float, clip_lengths: ClipLengths | None = None
+    ) -> SamplingContract:
+        """How segments are sampled.
+
+        Args:
+            window_s: The window, seconds; where the recipe has none it follows from the clips.
+            clip_lengths: Lengths of the training clips.
+
+        Raises:
+            ValueError: The sizes do not fit together.
+        """
+        return SamplingContract(
+            num_segments=self.num_segments,
+            window_s=window_s,
+            consensus_len=self.consensus_len or self.num_segments,
+            clip_lengths=clip_lengths,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runtime.preprocess import PictureRule
-from runtime.sampling import ClipLengths, SamplingContract, window_from_lengths
+from runtime.sampling import ClipLengths, window_from_lengths
 from train.checkpoint import Facts
 from train.data.augment import AugmentRule
 from train.data.clips import ArrayClipSet, ClipRule, KeptClips, VideoClipSet
@@ -55,13 +54,8 @@ def facts_of(recipe: Recipe, train: Split, name: str) -> Facts:
             head=recipe.head,
         ),
         labels=train.labels,
-        picture=PictureRule(height_px=recipe.height_px, width_px=recipe.width_px, crop=recipe.crop),
-        sampling=SamplingContract(
-            num_segments=recipe.num_segments,
-            window_s=window_s,
-            consensus_len=recipe.consensus_len or recipe.num_segments,
-            clip_lengths=ClipLengths.of(lengths_s),
-        ),
+        picture=recipe.picture(),
+        sampling=recipe.contract(window_s, ClipLengths.of(lengths_s)),
         recipe=recipe.to_json(),
     )
 

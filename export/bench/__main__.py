@@ -5,8 +5,9 @@
     python -m export.bench --only decision parts    # some tables, printed and not stored
     python -m export.bench --compare docs/measurements/bench.json
 
-Compared with an earlier run, numbers agree where their spreads overlap; status 1 where a ratio does
-not. Times of another machine differ, ratios should not by much.
+Compared with an earlier run, numbers agree where their spreads overlap, each widened by
+what a machine drifts between runs; status 1 where a ratio does not. Times of another machine
+differ, ratios should not by much.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Comparison:
     """What two runs have in common.
 
     Attributes:
-        agree: Names of numbers whose spreads overlap.
+        agree: Names of numbers whose spreads overlap, see `Value.agrees`.
         differ: Those whose spreads do not, with both numbers for people.
     """
 

@@ -46,11 +46,11 @@ def measure(models: Models, effort: Effort) -> Table:
     """The table `decision`."""
     table = Table("decision", "One decision: step, clip, eager recomputation", TEXT, HEADER)
     for case in effort.cases:
-        _add(table, models, case, effort.few_rounds)
+        _add(table, models, case, effort)
     return table
 
 
-def _add(table: Table, models: Models, case: Case, rounds: int) -> None:
+def _add(table: Table, models: Models, case: Case, effort: Effort) -> None:
     bundle, name = models.bundle(case), name_of(case)
     with ExitStack() as opened:
         plain = opened.enter_context(one_thread_session(bundle, choice_of("ort", "float32")))
@@ -63,7 +63,7 @@ def _add(table: Table, models: Models, case: Case, rounds: int) -> None:
             "step": StepCall(plain, case[1]),
             "chosen": StepCall(chosen, case[1]),
         }
-        ms = cpu_times(calls, rounds, name, warm_up=2)
+        ms = cpu_times(calls, effort.few_rounds, name, warm_up=2, least_ms=effort.least_ms)
     cells = [str(table.add(f"{name}/{call}", times, "ms")) for call, times in ms.items()]
     ratios = {
         "clip/step": ms["clip"] / ms["step"],

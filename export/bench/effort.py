@@ -17,6 +17,7 @@ class Effort:
         cases: Backbones and sizes.
         rounds: Rounds of what takes milliseconds.
         few_rounds: Rounds of what takes a second.
+        least_ms: What is shorter runs several times in a round, until they take this together.
         streams: Rows of a batch.
         phases: Interleaved phases.
         segments: Frames T of a clip.
@@ -32,6 +33,7 @@ class Effort:
     cases: tuple[Case, ...]
     rounds: int = 30
     few_rounds: int = 9
+    least_ms: float = 20.0
     streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     phases: tuple[int, ...] = (1, 2, 4, 8)
     segments: tuple[int, ...] = (8, 16)
@@ -67,6 +69,7 @@ SMOKE = Effort(
     cases=(TINY,),
     rounds=4,
     few_rounds=2,
+    least_ms=0.0,
     streams=(1, 8),
     phases=(1, 2),
     segments=(8,),

@@ -57,7 +57,7 @@ def measure(models: Models, effort: Effort) -> Table:
         **{precision: convolution(precision) for precision in PRECISIONS},
     }
     for case in effort.cases:
-        _add(table, models, case, peaks, effort.rounds)
+        _add(table, models, case, peaks, effort)
     return table
 
 
@@ -66,7 +66,7 @@ def _add(
     models: Models,
     case: Case,
     peaks: Mapping[str, Callable[[], object]],
-    rounds: int,
+    effort: Effort,
 ) -> None:
     with ExitStack() as opened:
         calls = dict(peaks)
@@ -77,7 +77,7 @@ def _add(
             for precision in PRECISIONS:
                 session = one_thread_session(bundle, choice_of("openvino", precision))
                 calls[f"{model} {precision}"] = StepCall(opened.enter_context(session), case[1])
-        ms = cpu_times(calls, rounds, f"{name_of(case)}, floor")
+        ms = cpu_times(calls, effort.rounds, f"{name_of(case)}, floor", least_ms=effort.least_ms)
     for model, of_step in kernels.items():
         for precision in PRECISIONS:
             operations, moved, floor = floor_ms(of_step, precision, ms)

@@ -31,7 +31,7 @@ def measure(models: Models, effort: Effort) -> Table:
     table = Table("parts", "The price of each part", TEXT, HEADER)
     for case in effort.cases:
         for choice in sessions():
-            _add(table, models, case, choice, effort.rounds)
+            _add(table, models, case, choice, effort)
     return table
 
 
@@ -43,14 +43,14 @@ def sessions() -> list[SessionChoice]:
     return found
 
 
-def _add(table: Table, models: Models, case: Case, choice: SessionChoice, rounds: int) -> None:
+def _add(table: Table, models: Models, case: Case, choice: SessionChoice, effort: Effort) -> None:
     name, session_name = name_of(case), f"{ENGINE_NAMES[choice.backend]}, {choice.precision}"
     with ExitStack() as opened:
         calls: dict[Part, StepCall] = {}
         for part in UNITS:
             session = one_thread_session(models.bundle(case, part), choice)
             calls[part] = StepCall(opened.enter_context(session), case[1])
-        ms = cpu_times(calls, rounds, f"{name}, {session_name}")
+        ms = cpu_times(calls, effort.rounds, f"{name}, {session_name}", least_ms=effort.least_ms)
     key = f"{name}/{choice.backend} {choice.precision}"
     cells = [str(table.add(f"{key}/plain", ms["none"], "ms"))]
     cells += [

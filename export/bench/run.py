@@ -28,7 +28,7 @@ from export.bench import (
 from export.bench.effort import Effort
 from export.bench.models import Models
 from export.bench.plots import PLOTS
-from export.bench.values import Table, Value
+from export.bench.values import DRIFT_TEXT, Table, Value
 from runtime.files import whole_file, write_json
 from runtime.machine import measured_on
 
@@ -40,7 +40,7 @@ INTRODUCTION = (
     "with thresholds from a few steps of noise. Median (10th-90th percentile) over rounds in which "
     "everything that is compared takes its turn. Where nothing else is said, time is CPU time of "
     "the process on one thread: on an idle machine that is the wall clock, and other programs "
-    "count less."
+    f"count less. {DRIFT_TEXT}"
 )
 
 Measure: TypeAlias = Callable[[Models, Effort, Path], Table]

@@ -38,7 +38,8 @@ PICTURES = 8
 WARM_UP = 4
 STAGES_TEXT = (
     f"One tick of a {WIDTH_PX} × {HEIGHT_PX} H.264 stream, CPU time of the process, the decoder's "
-    "threads included. *grab*: FFmpeg decodes; *decode*: to a BGR picture; *resize*: crop, resize "
+    "threads included. *grab*: FFmpeg decodes, until its threads rest; *decode*: to a BGR picture; "
+    "*resize*: crop, resize "
     "and RGB of the small picture; *step*: the engine; *decide*: schedule, rows, consensus, "
     "softmax; *events*: the decision's line in the event file; *web*: what the loop gives the "
     "page. *Own*: all but grab and step. Who draws, records or watches the whole picture needs it "

@@ -47,7 +47,9 @@ def _add_streams(table: Table, models: Models, case: Case, effort: Effort) -> No
         for count in effort.streams:
             session = one_thread_session(bundle, fast_choice(), num_streams=count)
             calls[count] = StepCall(opened.enter_context(session), case[1])
-        ms = cpu_times(calls, effort.few_rounds, f"{name}, streams", warm_up=2)
+        ms = cpu_times(
+            calls, effort.few_rounds, f"{name}, streams", warm_up=2, least_ms=effort.least_ms
+        )
     one = effort.streams[0]
     cells = [str(table.add(f"{name}/{one}", ms[one], "ms"))]
     cells += [
@@ -77,7 +79,9 @@ def _add_phases(table: Table, models: Models, case: Case, effort: Effort) -> Non
         calls["float"] = StepCall(plain, case[1])
         for segments in effort.segments:
             calls[f"clip{segments}"] = clip_call(models, case, segments)
-        ms = cpu_times(calls, effort.few_rounds, f"{name}, phases", warm_up=2)
+        ms = cpu_times(
+            calls, effort.few_rounds, f"{name}, phases", warm_up=2, least_ms=effort.least_ms
+        )
     for segments in effort.segments:
         ratio = table.add(
             f"{name}/T{segments}/recomputed", ms[f"clip{segments}"] / ms["float"], "x"

@@ -10,6 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOW, HIGH = 10, 90
+# What the same machine differs by from one run to the next, as a share of a number: a virtual
+# processor runs faster or slower for hours, which both sides of a ratio share but for their caches.
+DRIFT, DRIFT_OF_RATIOS = 0.04, 0.01
+FINEST = {"ms": 0.01, "s": 0.01}  # under it clocks and scheduling are measured
+DRIFT_TEXT = (
+    f"The spread of another run on the same machine: {DRIFT:.0%} of a number more on either side, "
+    f"{DRIFT_OF_RATIOS:.0%} of a ratio, as a shared processor is faster or slower for hours "
+    "([bench-repeat.md](bench-repeat.md))."
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Value:
         return f"{text} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
     def agrees(self, other: Value) -> bool:
-        """Whether the spreads of two runs have something in common.
+        """Whether the spreads of two runs, each with its `drift`, have something in common.
 
         Example:
             >>> Value(2.0, 1.8, 2.2, "ms", 9).agrees(Value(2.3, 2.1, 2.5, "ms", 9))
@@ -60,7 +69,14 @@ class Value:
             >>> Value(2.0, 1.8, 2.2, "ms", 9).agrees(Value(3.0, 2.9, 3.2, "ms", 9))
             False
         """
-        return self.low <= other.high and other.low <= self.high
+        drift = self.drift + other.drift
+        return self.low <= other.high + drift and other.low <= self.high + drift
+
+    @property
+    def drift(self) -> float:
+        """What the number may be off by in another run, beyond its spread; in its unit."""
+        share = DRIFT_OF_RATIOS if self.unit == "x" else DRIFT
+        return max(share * abs(self.median), FINEST.get(self.unit, 0.0))
 
 
 @dataclass

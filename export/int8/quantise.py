@@ -52,7 +52,8 @@ class Int8Options:
     Attributes:
         float_budget: Share of the multiplications that may stay in float, 0..1; 0 keeps all in
             INT8.
-        layer_accuracy: Measure what the ten most sensitive convolutions cost in accuracy.
+        layer_accuracy: Measure what the ten most sensitive convolutions cost in accuracy on all
+            validation clips, however long it takes, see `layer_clips`.
     """
 
     float_budget: float = BUDGET
@@ -78,6 +79,7 @@ class Quantised:
         placement: Where the Q/DQ pairs are.
         recording: What calibration streamed.
         layers: Each convolution's sensitivity, the most sensitive one first.
+        num_layer_clips: Clips that the accuracy of the first ones was measured on; 0: it was not.
         budget: Share of the multiplications that was allowed to stay in float, 0..1.
         state_sqnr_db: SQNR of each state on the comparison steps, by its input's name.
         state_kinds: What each state is of: `PEM`, `TM` or both.
@@ -88,6 +90,7 @@ class Quantised:
     placement: Placement
     recording: Recording
     layers: tuple[LayerSensitivity, ...]
+    num_layer_clips: int
     budget: float
     state_sqnr_db: dict[str, float]
     state_kinds: dict[str, str]
@@ -120,6 +123,7 @@ class Quantised:
             "sensitivity": {
                 "layers": [layer.to_json() for layer in self.layers],
                 "kept_float": list(self.float_convs),
+                "accuracy_clips": self.num_layer_clips,
             },
             "kept_float": kept,
             "budget": self.budget,
@@ -179,6 +183,7 @@ def quantise(
         made.placement,
         recording,
         layers,
+        0 if worst_on is None else len(worst_on.label),
         budget,
         state_sqnr_db(bundle, graph, frames, reset),
         state_kinds(bundle),

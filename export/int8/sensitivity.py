@@ -23,8 +23,9 @@ from export.int8.probe import Probe, clip_logits, logits_of
 from export.int8.round_weights import Rounded, nearest
 from runtime.bundle import StateSpec
 
-# accuracy is measured for so many layers only: it takes all clips for each
+# accuracy is measured for so many layers only: it takes a pass over the clips for each
 WORST = 10
+PASSES = WORST + 1  # float's too
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,18 @@ def macs_shares(step: onnx.ModelProto) -> dict[str, float]:
     Args:
         step: A step graph with static shapes.
     """
-    macs = dict(_macs(GraphView(step)))
+    macs = conv_macs(step)
     total = sum(macs.values())
     return {name: each / total for name, each in macs.items()}
+
+
+def conv_macs(step: onnx.ModelProto) -> dict[str, int]:
+    """Each convolution's multiplications in one step, by node name, in the graph's order.
+
+    Args:
+        step: A step graph with static shapes.
+    """
+    return dict(_macs(GraphView(step)))
 
 
 def _macs(view: GraphView) -> Iterator[tuple[str, int]]:

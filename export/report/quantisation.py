@@ -133,7 +133,9 @@ def _sensitivity(found: Mapping[str, Any] | None) -> Iterator[str]:
         "Bars: SQNR of the logits where one convolution alone is INT8",
     )
     worst = sorted(layers, key=lambda layer: float(layer["sqnr_db"]))[:MOST_LAYERS]
-    yield f'<p class="soft">The {len(worst)} most sensitive ones:</p>'
+    clips = found.get("accuracy_clips")
+    on = f"; top-1 on {clips:,} validation clips, the others in float" if clips else ""
+    yield f'<p class="soft">The {len(worst)} most sensitive ones{on}:</p>'
     yield table(
         ("convolution", "SQNR, dB", "share of MACs", "top-1 lost", "kept float"),
         [

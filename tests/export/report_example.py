@@ -100,6 +100,7 @@ def report_example() -> dict[str, Any]:
                     {"conv": "second", "sqnr_db": 30.0, "macs_share": 0.2, "top1_loss": None},
                 ],
                 "kept_float": [HOSTILE],
+                "accuracy_clips": 100,
             },
             "kept_float": [{"conv": HOSTILE, "reason": HOSTILE, "macs_share": 0.1}],
             "steps_tried": [{"name": HOSTILE, "sqnr_db": 3.0, "agreement": 0.9, "kept": True}],

@@ -36,6 +36,7 @@ from export.bench.resident import main as resident
 from export.bench.run import TABLES, Report, write
 from export.bench.values import Table, Value, values_from_json
 from export.roofline.kernels import Kernel
+from export.step_ratios import cpu_times
 from runtime.bundle import load_bundle, load_golden
 from runtime.command import run_command
 from runtime.errors import ExportError
@@ -67,13 +68,41 @@ def test_a_value_is_a_median_with_its_spread():
 
 def test_two_runs_agree_where_their_spreads_overlap():
     old = run_of(same=(1, 2, 3), near=(1, 2, 3), far=(1, 2, 3), gone=(1, 2, 3))
-    new = run_of(same=(1, 2, 3), near=(2.9, 4, 5), far=(3.1, 4, 5), new=(1, 2, 3))
+    new = run_of(same=(1, 2, 3), near=(3.05, 4, 5), far=(3.1, 4, 5), new=(1, 2, 3))
     found = compare(old.values, new.values)
     assert set(found.agree) == {"t/same", "t/near"}
     assert set(found.differ) == {"t/far"}
     assert (
         found.text() == "2 of 3 numbers agree\n  t/far: was 2.00 (1.00-3.00), is 4.00 (3.10-5.00)"
     )
+
+
+def test_a_machine_drifts_between_runs_and_ratios_hardly():
+    def between(unit, low, high):
+        old, new = Value(low, low, low, unit, 9), Value(high, high, high, unit, 9)
+        return new.agrees(old) and old.agrees(new)
+
+    assert between("ms", 100, 108)
+    assert not between("ms", 100, 109)
+    assert between("x", 1.0, 1.02)
+    assert not between("x", 1.0, 1.03)
+    # what is shorter than clocks tell
+    assert between("ms", 0.004, 0.02)
+    assert not between("MB", 0.004, 0.02)
+
+
+def test_short_steps_run_several_times_in_a_round():
+    calls = []
+
+    def step():
+        calls.append(1)
+        started_ns = time.process_time_ns()
+        while time.process_time_ns() - started_ns < 1_000_000:
+            pass
+
+    ms = cpu_times({"one": step}, 3, "", warm_up=1, least_ms=5.0)["one"]
+    assert 1 + 3 * 3 <= len(calls) <= 1 + 3 * 5
+    assert ((ms > 0.9) & (ms < 2.5)).all()
 
 
 def test_a_number_of_one_round_has_no_spread_to_compare():

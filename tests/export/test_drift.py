@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import export.drift
 from export.drift import FEWEST_STEPS, drift_of_bundle, main
+from export.int8.quantise import reference_session
 from export.report.verdict import is_short, read_report
 from export.stream.drift_measure import measure_drift
+from export.stream.graph_run import GraphRun
 from export.stream.long_stream import NUM_PARTS, stream_of
 from export.stream.state_math import exact_state_math
 from export.stream.state_parts import parts_from_json, state_parts
@@ -71,6 +73,22 @@ def pair(pair_of):
 @pytest.fixture
 def clips():
     return [moving_frames(8, seed=seed) for seed in range(4)]
+
+
+@pytest.mark.parametrize("kind", ["step", "step_int8"])
+def test_a_fast_run_gives_what_the_graph_says_as_written(pair, kind):
+    fast = GraphRun(pair.graph_path(kind), pair.graph(kind), threads=1)
+    got, expected = [], []
+    spec = None if kind == "step" else pair.graph(kind)
+    with reference_session(pair, spec) as written:
+        for number, frame in enumerate(moving_frames(12)):
+            starts = float(number == 0)
+            got.append(fast.step(frame, starts)["logits"][0])
+            reset = np.full((1, 1), starts, np.float32)
+            expected.append(written.step(0, frame[np.newaxis], reset)[0].copy())
+    span = np.ptp(expected)
+    # no rounding of INT8 may move, and a sum's order moves the last digit only
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * span)
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ def test_the_report_says_what_was_done(run):
     assert len(layers) == 12
     assert [layer["sqnr_db"] for layer in layers] == sorted(layer["sqnr_db"] for layer in layers)
     assert {layer["top1_loss"] for layer in layers} == {None}
+    assert report["sensitivity"]["accuracy_clips"] == 0
     states = [state.name_in for state in found.graph.states]
     assert list(report["state_sqnr_db"]) == states == list(report["state_kinds"])
     assert [*report["state_kinds"].values()] == ["PEM"] + ["TM"] * 4
@@ -129,6 +130,7 @@ def test_accuracy_of_the_worst_layers_where_asked(bundle, clips, stream):
     losses = [layer.top1_loss for layer in found.layers]
     assert None not in losses[:10]
     assert losses[10:] == [None, None]
+    assert found.to_json()["sensitivity"]["accuracy_clips"] == 2
 
 
 @pytest.mark.parametrize("budget", [5, -0.1, float("nan")])

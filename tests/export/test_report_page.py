@@ -122,6 +122,7 @@ def test_a_graph_without_states_and_without_a_tape():
     report["gate"]["live"] = None
     told = "".join(read(page_of(judged(report))).text)
     assert "not measured" in told
+    assert "top-1 on 100 validation clips" in told
 
 
 def test_what_is_in_the_numbers_is_on_the_page():
