@@ -243,27 +243,31 @@ def cpu_times(
         rounds: Rounds, >= 1.
         title: Of the progress bar.
         warm_up: Runs of each before the first round, >= 1.
-        least_ms: A step that takes less runs so often in a round that they take this together,
-            and the round counts their mean.
+        least_ms: Steps that take less all together take their turns several times in a round,
+            until they take this, and the round counts means. A step always follows another one,
+            as a tick follows other work: its memory is not in the caches.
     """
-    repeats = {}
-    for name, step in steps.items():
+    for step in steps.values():
         for _ in range(warm_up - 1):
             step()
-        repeats[name] = max(1, math.ceil(least_ms / max(_cpu_ms(step, 1), 1e-3)))
+    all_ms = sum(_cpu_ms(step) for step in steps.values())
+    turns = max(1, math.ceil(least_ms / max(all_ms, 1e-3)))
     times: dict[Key, list[float]] = {name: [] for name in steps}
     for _ in tqdm(range(rounds), desc=title, unit="round", disable=None, leave=False):
-        for name, step in steps.items():
-            times[name].append(_cpu_ms(step, repeats[name]))
+        sums = dict.fromkeys(steps, 0.0)
+        for _ in range(turns):
+            for name, step in steps.items():
+                sums[name] += _cpu_ms(step)
+        for name, total in sums.items():
+            times[name].append(total / turns)
     return {name: np.array(each) for name, each in times.items()}
 
 
-def _cpu_ms(step: Callable[[], object], repeats: int) -> float:
-    """Mean CPU time of some runs, the process's threads together."""
+def _cpu_ms(step: Callable[[], object]) -> float:
+    """CPU time of a run, the process's threads together."""
     started_ns = time.process_time_ns()
-    for _ in range(repeats):
-        step()
-    return (time.process_time_ns() - started_ns) / 1e6 / repeats
+    step()
+    return (time.process_time_ns() - started_ns) / 1e6
 
 
 def ratio_of(one: NDArray[np.float64], other: NDArray[np.float64]) -> Ratio:

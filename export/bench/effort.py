@@ -17,7 +17,7 @@ class Effort:
         cases: Backbones and sizes.
         rounds: Rounds of what takes milliseconds.
         few_rounds: Rounds of what takes a second.
-        least_ms: What is shorter runs several times in a round, until they take this together.
+        least_ms: What takes less, all of a round together, takes several turns in it.
         streams: Rows of a batch.
         phases: Interleaved phases.
         segments: Frames T of a clip.
@@ -33,7 +33,7 @@ class Effort:
     cases: tuple[Case, ...]
     rounds: int = 30
     few_rounds: int = 9
-    least_ms: float = 20.0
+    least_ms: float = 200.0
     streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     phases: tuple[int, ...] = (1, 2, 4, 8)
     segments: tuple[int, ...] = (8, 16)

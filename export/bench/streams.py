@@ -21,7 +21,8 @@ from export.step_ratios import cpu_times
 
 STREAMS_TEXT = (
     "One step of N streams in one batch, one thread, the runtime's own choice of session. CPU "
-    "time; the ratio is to N steps of one stream in the same round: below 1 a batch saves."
+    "time; the ratio is to N steps of one stream in the same round: below 1 a batch saves. A step "
+    "follows one of another session, as a tick follows other work: its memory is not in the caches."
 )
 PHASES_TEXT = (
     "Every decision is one step, whatever T and the phases: phases decide how many there are in a "

@@ -30,14 +30,6 @@ class Expected:
     spread: float
     measured_ms: float
 
-    def __str__(self) -> str:
-        """One line for people."""
-        return (
-            f"predicted on {self.made} for {self.device}: {self.predicted_ms:.2f} ms of GPU time a "
-            f"step (± {self.spread:.0%}); measured with copies: {self.measured_ms:.2f} ms, "
-            f"{self.measured_ms / self.predicted_ms:.2f} times (docs/jetson-prediction.md)"
-        )
-
 
 def expected_of(
     bundle: Bundle, board: str, precision: str, timings: Sequence[Timing]

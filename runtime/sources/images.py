@@ -13,7 +13,8 @@ import numpy as np
 
 from runtime.errors import SourceError
 from runtime.preprocess import Picture
-from runtime.sources.capture import quiet_native_logs, rgb_from_bgr
+from runtime.sources.bgr_frame import frame_from_bgr
+from runtime.sources.capture import quiet_native_logs
 from runtime.sources.clock import DEFAULT_FPS
 from runtime.sources.frame import Frame, SourceCounts
 from runtime.sources.pace import Pace
@@ -98,7 +99,7 @@ class ImageFolder:
                 self._pace.wait(time_s, lambda: self._stopped)
                 grabbed_ns = time.monotonic_ns()
             self._captured += 1
-            yield Frame(picture, number, time_s, grabbed_ns)
+            yield frame_from_bgr(picture, number, time_s, grabbed_ns)
         if self.unreadable:
             logger.warning("%s: %d pictures could not be read", self.name, self.unreadable)
         if self._captured == 0:
@@ -119,14 +120,14 @@ class ImageFolder:
         self.close()
 
     def _read(self, path: Path) -> Picture | None:
-        """A picture, (H, W, 3) uint8 RGB; None, counted, where the file is missing or damaged."""
+        """A picture, (H, W, 3) uint8 BGR; None, counted, where the file is missing or damaged."""
         try:
             data = path.read_bytes()
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         except (OSError, cv2.error):  # a size that OpenCV refuses is an error, damage is None
             image = None
         if image is not None:
-            return rgb_from_bgr(image)
+            return image  # type: ignore[return-value]
         self.unreadable += 1
         if self.unreadable <= SHOWN_FAILURES:
             logger.warning("%s cannot be read; left out", path)

@@ -7,6 +7,7 @@ import pkgutil
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,18 +92,23 @@ def test_a_machine_drifts_between_runs_and_ratios_hardly():
     assert not between("MB", 0.004, 0.02)
 
 
-def test_short_steps_run_several_times_in_a_round():
+def test_short_steps_take_several_turns_in_a_round():
     calls = []
 
-    def step():
-        calls.append(1)
+    def step(name, wanted_ns):
+        calls.append(name)
         started_ns = time.process_time_ns()
-        while time.process_time_ns() - started_ns < 1_000_000:
+        while time.process_time_ns() - started_ns < wanted_ns:
             pass
 
-    ms = cpu_times({"one": step}, 3, "", warm_up=1, least_ms=5.0)["one"]
-    assert 1 + 3 * 3 <= len(calls) <= 1 + 3 * 5
-    assert ((ms > 0.9) & (ms < 2.5)).all()
+    steps = {"a": partial(step, "a", 1_000_000), "b": partial(step, "b", 3_000_000)}
+    ms = cpu_times(steps, 3, "", warm_up=1, least_ms=10.0)
+    turns = len(calls) // 2
+    assert 1 + 3 * 2 <= turns <= 1 + 3 * 3
+    assert calls == ["a", "b"] * turns
+    assert ms["a"].shape == (3,)
+    assert ((ms["a"] > 0.9) & (ms["a"] < 2.5)).all()
+    assert ((ms["b"] > 2.9) & (ms["b"] < 4.5)).all()
 
 
 def test_a_number_of_one_round_has_no_spread_to_compare():

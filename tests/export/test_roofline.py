@@ -193,7 +193,6 @@ def test_a_board_is_shown_what_was_expected_of_it(predicted_bundle):
         if (step.backbone, step.size_px, step.device, step.precision)
         == ("resnet18", 112, "Orin Nano", "int8")
     )
-    assert f"{2.0 / found.predicted_ms:.2f} times" in str(found)
 
 
 def report_of(bundle, board, precisions=("int8", "float16"), timings=TIMINGS, **changes):
