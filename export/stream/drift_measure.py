@@ -93,7 +93,7 @@ class _Sides:
         self._math = _math_of(bundle)
         path, int8 = bundle.graph_path("step_int8"), bundle.graph("step_int8")
         pooled = () if self._math is None else self._math.pooled
-        threads = max(1, len(os.sched_getaffinity(0)) // 2)
+        threads = max(1, (os.cpu_count() or 1) // 2)
         self._float = GraphRun(bundle.graph_path("step"), bundle.graph("step"), threads=threads)
         self._int8 = GraphRun(path, int8, pooled, threads=threads)
         self._aside = ThreadPoolExecutor(1, "float")
