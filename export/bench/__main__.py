@@ -1,7 +1,7 @@
 """What a decision costs on this machine: every table that the project's speed rests on.
 
     python -m export.bench                          # ResNet-18, ResNet-50, Lite0: 10 min
-    python -m export.bench --effort full            # every backbone
+    python -m export.bench --effort full            # every backbone: bench-full.md, half an hour
     python -m export.bench --only decision parts    # some tables, printed and not stored
     python -m export.bench --compare docs/measurements/bench.json
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from export.bench import needed
 from export.bench.compare import compare, read_run
 from export.bench.effort import EFFORTS
-from export.bench.run import TABLES, run, write
+from export.bench.run import REPORT_NAME, TABLES, run, write
 from runtime.artifacts import ARTIFACTS
 from runtime.command import run_command, say
 from runtime.errors import ExportError
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"\n{report.measured}")
     out = options.out or (None if options.only or before is not None else OUT)
     if out is not None:
-        say(f"written to {write(report, out)}")
+        name = REPORT_NAME if options.effort == "standard" else f"{REPORT_NAME}-{options.effort}"
+        say(f"written to {write(report, out, name)}")
     if before is None:
         return 0
     comparison = compare(before, report.values)

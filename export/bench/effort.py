@@ -57,13 +57,7 @@ FULL = Effort(
         ("resnet101", 224),
         ("efficientnet_lite0", 112),
         ("efficientnet_lite0", 224),
-    ),
-    rounds=60,
-    few_rounds=15,
-    paced_s=60.0,
-    ticks=600,
-    starts=9,
-    batches=16,
+    )
 )
 SMOKE = Effort(
     cases=(TINY,),

@@ -97,7 +97,7 @@ class Report:
         """The run for people.
 
         Args:
-            plots: Names of plots that lie beside the file.
+            plots: Files of plots that lie beside the file.
         """
         total = sum(self.seconds.values())
         parts_of_it = ", ".join(f"{name} {s:.0f} s" for name, s in self.seconds.items())
@@ -108,7 +108,7 @@ class Report:
             "",
             needed.as_markdown(self.values),
             "",
-            *(f"![{name}]({REPORT_NAME}-{name}.png)\n" for name in plots),
+            *(f"![{Path(plot).stem}]({plot})\n" for plot in plots),
             *(table.markdown() for table in self.tables),
             f"{self.measured} Load average {self.load[0]:.1f} before and {self.load[1]:.1f} after; "
             f"{total / 60:.1f} min: {parts_of_it}.",
@@ -142,15 +142,21 @@ def run(
     return Report(measured_on(LIBRARIES), loads, seconds, tuple(tables))
 
 
-def write(report: Report, folder: Path) -> Path:
-    """Write a run as `bench.json`, `bench.md` and plots; gives the Markdown's path."""
-    drawn = {name: plot(report.values) for name, plot in PLOTS.items()}
-    plots = {name: png for name, png in drawn.items() if png is not None}
-    for name, png in plots.items():
-        with whole_file(folder / f"{REPORT_NAME}-{name}.png") as part:
+def write(report: Report, folder: Path, name: str = REPORT_NAME) -> Path:
+    """Write a run as `bench.json`, `bench.md` and plots; gives the Markdown's path.
+
+    Args:
+        report: The run.
+        folder: Where to.
+        name: Of the files, instead of `bench`.
+    """
+    drawn = {f"{name}-{plot}.png": draw(report.values) for plot, draw in PLOTS.items()}
+    plots = {file: png for file, png in drawn.items() if png is not None}
+    for file, png in plots.items():
+        with whole_file(folder / file) as part:
             part.write_bytes(png)
-    write_json(folder / f"{REPORT_NAME}.json", report.to_json())
-    text = folder / f"{REPORT_NAME}.md"
+    write_json(folder / f"{name}.json", report.to_json())
+    text = folder / f"{name}.md"
     with whole_file(text) as part:
         part.write_text(report.markdown(list(plots)), encoding="utf-8")
     return text

@@ -581,10 +581,15 @@ def test_a_wrong_file_is_refused_before_anything_runs(tmp_path, capsys):
 
 def test_plots_are_drawn_of_what_there_is(models, tmp_path):
     table = streams.measure_streams(models, QUICK)
-    path = write(Report("Measured", (0, 0), {}, (table,)), tmp_path)
-    assert "![streams](bench-streams.png)" in path.read_text()
+    report = Report("Measured", (0, 0), {}, (table,))
+    path = write(report, tmp_path)
+    assert "![bench-streams](bench-streams.png)" in path.read_text()
     assert (tmp_path / "bench-streams.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "bench-decision.png").exists()
+    full = write(report, tmp_path / "full", "bench-full")
+    assert full.name == "bench-full.md"
+    assert "![bench-full-streams](bench-full-streams.png)" in full.read_text()
+    assert sorted(each.suffix for each in full.parent.iterdir()) == [".json", ".md", ".png"]
 
 
 def test_larger_pictures_cost_more_to_decode(models, tmp_path):
