@@ -1,7 +1,7 @@
 """What a decision costs on this machine: every table that the project's speed rests on.
 
     python -m export.bench                          # ResNet-18, ResNet-50, Lite0: 10 min
-    python -m export.bench --effort full            # every backbone: bench-full.md, half an hour
+    python -m export.bench --effort full            # every backbone: bench-full.md, 25 min
     python -m export.bench --only decision parts    # some tables, printed and not stored
     python -m export.bench --compare docs/measurements/bench.json
 

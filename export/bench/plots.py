@@ -11,6 +11,7 @@ from train.chart import legend_above, new_figure, png_of
 
 DPI = 160
 COLOURS = ("#9aa3ad", "#c2571a", "#5b8bd0", "#2f5f9e")
+LINES = ("o-", "s--")
 CALLS = {
     "eager": "eager, 8 frames",
     "clip": "clip graph",
@@ -43,7 +44,7 @@ def decision_plot(values: Mapping[str, Value]) -> bytes | None:
             error_kw={"linewidth": 0.8},
         )
     axes.set_yscale("log")
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [_label(name).replace(" at ", "\nat ") for name in names])
     axes.set(ylabel="CPU time of a decision, ms")
     legend_above(axes, dark=False)
     return png_of(figure, axes, dark=False, dpi=DPI)
@@ -61,14 +62,21 @@ def streams_plot(values: Mapping[str, Value]) -> bytes | None:
             int(key.rpartition("/")[2]) for key in values if key.startswith(f"streams/{name}/")
         )
         shares = [1.0 if n == 1 else values[f"streams/{name}/{n}"].median for n in counts]
-        axes.plot(counts, shares, "o-", markersize=4, color=COLOURS[number % 4], label=name)
+        style = LINES[number // len(COLOURS) % len(LINES)]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(counts, shares, style, markersize=4, color=colour, label=_label(name))
     axes.axhline(1, color=COLOURS[0], linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [f"{count}" for count in counts])
     axes.set_ylim(bottom=0)
     axes.set(xlabel="streams in a batch", ylabel="step ÷ (streams × step of one)")
-    legend_above(axes, dark=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize="small")
     return png_of(figure, axes, dark=False, dpi=DPI)
+
+
+def _label(name: str) -> str:
+    """A case for people who see many beside one another."""
+    return name.replace("efficientnet_", "")
 
 
 PLOTS = {"decision": decision_plot, "streams": streams_plot}

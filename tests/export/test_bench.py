@@ -557,9 +557,9 @@ def test_the_first_run_of_a_profile_does_not_count(monkeypatch):
 def test_the_command_prints_and_compares(tmp_path, capsys):
     arguments = ["--effort", "smoke", "--only", "streams"]
     assert run_command(lambda: main([*arguments, "--out", str(tmp_path)])) == 0
-    text = (tmp_path / "bench.md").read_text()
+    text = (tmp_path / "bench-smoke.md").read_text()
     assert "| tiny at 48 |" in text
-    stored = tmp_path / "bench.json"
+    stored = tmp_path / "bench-smoke.json"
     data = json.loads(stored.read_text())
     for key, value in values_from_json(data).items():
         wide = {**value.__dict__, "low": 0.0, "high": 1e9}
