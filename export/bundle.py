@@ -166,11 +166,7 @@ def build_bundle(
             frames,
             cache_dir=cache_dir,
             budget=int8.float_budget,
-            worst_on=(
-                held_out.clips
-                if int8.layer_accuracy
-                else layer_clips(held_out, bundle.graph_path("step"))
-            ),
+            worst_on=held_out.clips if int8.layer_accuracy else layer_clips(held_out, facts),
         )
         tapes = validation_tapes(data, facts.labels)
         gate, changed = _gate(bundle, quantised, held_out, logits, tapes)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 from tqdm import tqdm
 
 from export.gate import PairedLoss, paired_loss
 from export.int8.quantise import LabelledClips
-from export.int8.sensitivity import PASSES, conv_macs
+from export.int8.sensitivity import PASSES
 from runtime.bundle import Bundle, Precision
 from runtime.sessions.ort import OrtStepSession
 from train.checkpoint import Facts
@@ -79,22 +78,22 @@ def held_out_clips(data: Path, facts: Facts, most: int = MOST_GATED) -> HeldOut:
     return HeldOut(LabelledClips(pictures, label), tuple(i + 1 for i in chosen), listed)
 
 
-def layer_clips(held_out: HeldOut, step: Path) -> LabelledClips | None:
+def layer_clips(held_out: HeldOut, facts: Facts) -> LabelledClips | None:
     """Validation clips to measure single convolutions on: `PASSES` passes in about a minute.
 
     What is affordable is counted in multiplications, so it is the same on every machine.
 
     Args:
         held_out: What the gate measures.
-        step: The float step graph.
+        facts: The checkpoint's facts.
 
     Returns:
         At most 100 of the clips, classes equally; None where a large model leaves too few to tell
         anything by.
     """
     clips = held_out.clips
-    macs = PASSES * clips.pictures.shape[1] * sum(conv_macs(onnx.load(str(step))).values())
-    chosen = balanced(clips.label.tolist(), min(MOST_FOR_LAYERS, int(LAYER_MACS / macs)))
+    affordable = int(LAYER_MACS / (PASSES * facts.cost().clip_macs))
+    chosen = balanced(clips.label.tolist(), min(MOST_FOR_LAYERS, affordable))
     if len(chosen) < min(FEWEST_FOR_LAYERS, len(clips.label)):
         return None
     return LabelledClips(clips.pictures[chosen], clips.label[chosen])

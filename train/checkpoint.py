@@ -18,6 +18,7 @@ from runtime.files import whole_file
 from runtime.operating_point import OperatingPoint
 from runtime.preprocess import PictureRule
 from runtime.sampling import SamplingContract
+from train.model.cost import Cost, cost_of
 from train.model.tdrl import ModelConfig, Tdrl
 from train.model.weights import read_tensors
 
@@ -49,6 +50,15 @@ class Facts:
     operating: OperatingPoint = field(default_factory=OperatingPoint)
     metrics: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    def cost(self) -> Cost:
+        """What a clip and a step of the model take."""
+        return cost_of(
+            self.model,
+            num_segments=self.sampling.num_segments,
+            height_px=self.picture.height_px,
+            width_px=self.picture.width_px,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The entry as the checkpoint stores it."""

@@ -147,18 +147,9 @@ def macs_shares(step: onnx.ModelProto) -> dict[str, float]:
     Args:
         step: A step graph with static shapes.
     """
-    macs = conv_macs(step)
+    macs = dict(_macs(GraphView(step)))
     total = sum(macs.values())
     return {name: each / total for name, each in macs.items()}
-
-
-def conv_macs(step: onnx.ModelProto) -> dict[str, int]:
-    """Each convolution's multiplications in one step, by node name, in the graph's order.
-
-    Args:
-        step: A step graph with static shapes.
-    """
-    return dict(_macs(GraphView(step)))
 
 
 def _macs(view: GraphView) -> Iterator[tuple[str, int]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from export.report.verdict import REPORT_SCHEMA
 from runtime.bundle import Bundle
 from runtime.machine import measured_on
 from train.checkpoint import Facts
-from train.model.cost import cost_of
 
 # two-sided 95 %
 Z_95 = 1.96
@@ -46,7 +46,7 @@ def compose(
         "model": {**bundle.model, "labels": list(bundle.labels)},
         "picture": bundle.picture.to_json(),
         "sampling": bundle.sampling.to_json(),
-        "cost": _cost(facts),
+        "cost": asdict(facts.cost()),
         "training": _training(facts, data_name),
         **measured,
     }
@@ -89,21 +89,6 @@ def _accuracies(measured: Mapping[str, float], gate: Mapping[str, Any]) -> list[
                 }
             )
     return rows
-
-
-def _cost(facts: Facts) -> dict[str, Any]:
-    cost = cost_of(
-        facts.model,
-        num_segments=facts.sampling.num_segments,
-        height_px=facts.picture.height_px,
-        width_px=facts.picture.width_px,
-    )
-    return {
-        "parameters": cost.parameters,
-        "clip_macs": cost.clip_macs,
-        "step_macs": cost.step_macs,
-        "state_size": cost.state_size,
-    }
 
 
 def _training(facts: Facts, data_name: str) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class GraphRun:
         for name in also:
             proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         is_int8 = any(node.op_type == QUANTISE for node in proto.graph.node)
-        _weights_as_float(proto.graph)
+        if is_int8:
+            _weights_as_float(proto.graph)
         self._session = reference_of(
             proto.SerializeToString(), rewriting="exact" if is_int8 else "free", threads=threads
         )
@@ -82,13 +83,13 @@ class GraphRun:
 
 def _weights_as_float(graph: onnx.GraphProto) -> None:
     """Replace constants that are dequantised by what they are in float: the same numbers."""
-    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    constants = {each.name: each for each in graph.initializer}
     kept = []
     for node in graph.node:
         if node.op_type != DEQUANTISE or not set(node.input) <= set(constants):
             kept.append(node)
             continue
-        steps, scale, zero = (constants[name] for name in node.input)
+        steps, scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input)
         axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
         along = [-1 if at == axis else 1 for at in range(steps.ndim)] if scale.ndim else []
         offset = steps.astype(np.int32) - zero.reshape(along).astype(np.int32)

@@ -7,12 +7,13 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import SourceError
-from runtime.preprocess import Picture
 from runtime.sources.bgr_frame import frame_from_bgr
 from runtime.sources.capture import quiet_native_logs
 from runtime.sources.clock import DEFAULT_FPS
@@ -119,7 +120,7 @@ class ImageFolder:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _read(self, path: Path) -> Picture | None:
+    def _read(self, path: Path) -> NDArray[Any] | None:
         """A picture, (H, W, 3) uint8 BGR; None, counted, where the file is missing or damaged."""
         try:
             data = path.read_bytes()
@@ -127,7 +128,7 @@ class ImageFolder:
         except (OSError, cv2.error):  # a size that OpenCV refuses is an error, damage is None
             image = None
         if image is not None:
-            return image  # type: ignore[return-value]
+            return image
         self.unreadable += 1
         if self.unreadable <= SHOWN_FAILURES:
             logger.warning("%s cannot be read; left out", path)

@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 
 import numpy as np
-import onnx
 import pytest
 
 import export.held_out
@@ -22,7 +21,7 @@ from export.held_out import (
     validation_tapes,
 )
 from export.int8.quantise import LabelledClips
-from export.int8.sensitivity import PASSES, conv_macs
+from export.int8.sensitivity import PASSES
 from train.checkpoint import load_checkpoint
 from train.data.arrow_of_time import LABELS
 from train.data.catalog import load_tape
@@ -60,29 +59,28 @@ def test_fewer_clips_keep_their_numbers(data, facts):
     assert np.array_equal(found.clips.label, every.clips.label[at])
 
 
-# --- tapes
-
-
-def test_layers_are_measured_on_what_a_minute_allows(built, monkeypatch):
+def test_layers_are_measured_on_what_a_minute_allows(facts, monkeypatch):
     label = np.arange(200) % 4
     pictures = np.zeros((200, 8, 1, 1, 3), np.uint8)
     held_out = HeldOut(LabelledClips(pictures, label), tuple(range(200)), 200)
-    step = built.bundle.graph_path("step")
-    some = layer_clips(held_out, step)
+    some = layer_clips(held_out, facts)
     assert some is not None
     assert Counter(some.label.tolist()) == dict.fromkeys(range(4), 25)
-    clip = PASSES * 8 * sum(conv_macs(onnx.load(step)).values())
+    clip = PASSES * facts.cost().clip_macs
     monkeypatch.setattr(export.held_out, "LAYER_MACS", 40.5 * clip)
-    few = layer_clips(held_out, step)
+    few = layer_clips(held_out, facts)
     assert few is not None
     assert len(few.label) == len(few.pictures) == 40
     monkeypatch.setattr(export.held_out, "LAYER_MACS", 29.5 * clip)
-    assert layer_clips(held_out, step) is None
+    assert layer_clips(held_out, facts) is None
     # a small validation split is taken whole, as it is all there is
     small = LabelledClips(pictures[:12], label[:12])
-    some = layer_clips(HeldOut(small, tuple(range(12)), 12), step)
+    some = layer_clips(HeldOut(small, tuple(range(12)), 12), facts)
     assert some is not None
     assert len(some.label) == 12
+
+
+# --- tapes
 
 
 def test_two_videos_are_judged_one_after_the_other(built, data, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import pytest
 
 from runtime.sources.live import LiveSource, ReconnectRule
 from runtime.sources.uri import parse_source
+from tests.http_server import http_server
 from tests.videos import drifting_pattern
 
 TS_PACKET_BYTES = 188
@@ -48,10 +49,9 @@ def camera(before: bytes, after: bytes) -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "video/mp2t")
             self.end_headers()
-            parts = [before] if len(seen) == 1 else []
             with suppress(OSError):
-                for part in parts:
-                    self.send_slowly(part)
+                if len(seen) == 1:
+                    self.send_slowly(before)
                 while not ended.is_set():
                     self.send_slowly(after)
 
@@ -65,17 +65,11 @@ def camera(before: bytes, after: bytes) -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/live.ts"
-    finally:
-        ended.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler) as port:
+        try:
+            yield f"http://127.0.0.1:{port}/live.ts"
+        finally:
+            ended.set()
 
 
 @pytest.mark.slow

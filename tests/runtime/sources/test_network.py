@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +16,7 @@ from runtime.sources import capture, network
 from runtime.sources.choose import open_source
 from runtime.sources.network import check_address, explain_failure
 from runtime.sources.uri import parse_source
+from tests.http_server import http_server
 from tests.mjpeg_server import free_port
 
 
@@ -161,15 +162,8 @@ def basic_server(user: str, password: str) -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def test_a_right_password_is_told_from_a_wrong_one():
