@@ -359,7 +359,27 @@ def test_operations_are_counted(models):
     for line in lines.values():
         plain, tdrl = (int(cell.partition("(")[2].rstrip(")")) for cell in line[2:4])
         assert 10 < plain < tdrl
-    assert "FullyConnected" in lines["openvino int8"][4]  # the gates' products
+
+
+@needs_openvino
+def test_openvino_names_its_operations(models):
+    plain, tdrl = (
+        operations.openvino_profile(models.bundle(TINY, part).graph_path("step_int8"), 2)
+        for part in ("none", "both")
+    )
+    assert "Convolution" in plain.ms
+    assert {"FullyConnected", "VariadicSplit"} <= tdrl.ms.keys()  # the gates' products, the shift
+
+
+def test_the_largest_differences_are_named(models):
+    """Signed shares of the whole difference, whichever of the two a kind of operation is in."""
+    times = iter([{"Conv": 2.0, "Pad": 0.5}, {"Conv": 2.5, "MatMul": 3.0}])
+    engine = operations.Engine("e", "step", lambda *_: operations.Profile(next(times), 9))
+    table = Table("operations", "T", "text", ("a",))
+    operations._add(table, models, TINY, engine, 1)
+    assert table.rows == [
+        ("tiny at 48", "e", "2.50 (9)", "5.50 (9)", "MatMul 100%, Conv 17%, Pad -17%")
+    ]
 
 
 def test_without_openvino_onnx_runtime_is_profiled(models, monkeypatch):
