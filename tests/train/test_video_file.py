@@ -44,6 +44,12 @@ def test_same_frames_same_bytes(video, tmp_path):
     assert (tmp_path / "again.mp4").read_bytes() == video.read_bytes()
 
 
+def test_nothing_that_varies_on_a_busy_machine_is_switched_on(video):
+    """x264 writes into the file how it was set; two runs rarely differ where it is not so."""
+    settings = video.read_bytes().partition(b" options: ")[2].split(b"\0")[0].split()
+    assert {b"threads=1", b"lookahead_threads=1", b"mbtree=0"} <= set(settings)
+
+
 def test_frames_are_not_held_in_memory(tmp_path):
     made: list[weakref.ref[np.ndarray]] = []
     most_alive = 0

@@ -35,7 +35,7 @@ from train.data.arrow_tape import FPS, Advance, no_news, write_clips, write_tape
 __all__ = ["LABELS", "PAIRS", "WINDOW_S", "ArrayClips", "build", "load_arrays", "train_arrays"]
 
 # Changes with every change of the pixels, so that older data are made anew.
-FORMAT = 2
+FORMAT = 3
 ARRAYS = ("frames", "label", "duration_s")
 SETTINGS_JSON = "data.json"
 

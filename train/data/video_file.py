@@ -21,8 +21,9 @@ from runtime.preprocess import Picture
 from train.data.video_reader import VideoReader
 
 # No B-frames, as a camera's encoder sends: decode order is display order for every reader.
-# One thread: the bytes do not depend on the machine's number of cores.
-X264_OPTIONS = {"crf": "18", "preset": "veryfast", "bf": "0", "threads": "1"}
+# Same frames, same bytes: on one thread, whatever the number of cores, and without the macroblock
+# tree, which on a busy machine gives one file in a hundred other bytes (docs/decisions.md).
+X264_OPTIONS = {"crf": "18", "preset": "veryfast", "bf": "0", "threads": "1", "mbtree": "0"}
 
 
 def write_h264(path: Path, frames: Iterable[Picture], fps: int | Fraction) -> int:
