@@ -162,7 +162,7 @@ test-all: ## What CI runs: checks, all tests with the real parts, and the demo
 
 # TDRL_SOAK_MINUTES=5 shortens the half hour of RTSP. The results kept are docs/measurements/soak.md.
 soak: $(VENV)/.base ## Long tests, by hand: memory, latency, reconnects, start (an hour)
-	$(PY) -m pytest -q -n0 -m soak $(ARGS)
+	$(PY) -m pytest -q -n0 -m soak -o faulthandler_timeout=0 $(ARGS)
 
 # BENCH=full measures every backbone. ARGS='--only decision parts' some tables, which are printed and
 # not stored; ARGS='--compare OLD.json' holds a run against an earlier one.

@@ -2,12 +2,16 @@
 
 import importlib.util
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.browser import CHROMIUM
 
+# a job in the background ignores Ctrl-C, and so would the processes that tests start and stop
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # what no CI can promise
 EXCUSED = ("gpu", "soak", "shared", "namespaces")
 # other programs may stop this one: time says nothing about an example

@@ -64,7 +64,7 @@ def test_a_cache_gives_what_the_recordings_give(quick, videos, tmp_path, batches
         assert classes == same
         distance = (ours.float() - theirs.float()).abs()
         assert distance.mean() < 4, "levels of 255: JPEG of quality 95"
-        assert loss == pytest.approx(expected, abs=0.05)
+        assert loss == pytest.approx(expected, abs=0.1), "a few updates apart"
     facts = [load_checkpoint(best)[1]]
     facts.append(load_checkpoint(tmp_path / "plain" / "checkpoint" / BEST)[1])
     assert facts[0].sampling == facts[1].sampling

@@ -8,11 +8,12 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+import train.progress
 from tests.train.test_resume import REPOSITORY, argv_of
 from train.fit import fit
 from train.progress import Pace
@@ -21,7 +22,8 @@ from train.trainer import Hardware
 
 def test_the_pace_is_images_a_second_and_the_time_for_what_is_left(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(train.progress, "time", clock)
     pace = Pace(num_images=32)
     now[0] = 500.0
     pace.start()

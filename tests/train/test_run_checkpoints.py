@@ -2,13 +2,14 @@
 
 import resource
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import train.run_checkpoints
 from runtime.command import run_command
 from runtime.errors import CheckpointError, DataError
 from tests.train.test_resume import argv_of, in_a_child
@@ -163,7 +164,9 @@ def test_seconds_between_checkpoints_are_seconds(recipe, tiny_data, tmp_path, mo
     def on_train_batch_start(module, batch, batch_idx):
         now[0] += 4
 
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    # this module's clock only: whoever waits for a process meanwhile needs the real one
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(train.run_checkpoints, "time", clock)
     monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", save_checkpoint)
     monkeypatch.setattr(TdrlModule, "on_train_batch_start", on_train_batch_start)
     hardware = Hardware(accelerator="cpu", save_every_s=10)
