@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.bundle import MANIFEST, Bundle
+from runtime.bundle import MANIFEST, Bundle, with_own_hash
 from runtime.errors import ExportError
-from runtime.files import sha256_of, write_json
+from runtime.files import about, sha256_of, write_json
 
 CLIPS = "clips.jsonl"  # the calibration clips, beside the bundle: these are paths of this machine
 
@@ -46,7 +46,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(stale, ignore_errors=True)
     part.mkdir()
     try:
-        yield part
+        with about(out):
+            yield part
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -76,10 +77,11 @@ def changed_bundle(bundle: Bundle) -> Iterator[Path]:
 
 
 def write_manifest(bundle: Bundle) -> None:
-    """Write `bundle.json` with the hash of every file beside it.
+    """Write `bundle.json` with the hash of every file beside it, and its own.
 
     Last of all files: a folder without it is no bundle.
     """
     files = sorted(path for path in bundle.folder.iterdir() if path.name != MANIFEST)
     hashes = {file.name: sha256_of(file) for file in files}
-    write_json(bundle.folder / MANIFEST, replace(bundle, sha256=hashes).to_json())
+    manifest = with_own_hash(replace(bundle, sha256=hashes).to_json())
+    write_json(bundle.folder / MANIFEST, manifest)

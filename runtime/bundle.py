@@ -12,6 +12,7 @@ report.html        the same as a page
 
 from __future__ import annotations
 
+import hashlib
 import json
 import reprlib
 import zlib
@@ -32,6 +33,7 @@ from runtime.sampling import SamplingContract
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
+OWN_HASH = "own_sha256"
 GOLDEN = "golden.npz"
 FRAME_INPUT = "frame"
 RESET_INPUT = "reset"
@@ -207,6 +209,8 @@ def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
             fit one another.
     """
     data = _read_manifest(folder)
+    if verify:
+        _verify_manifest(folder / MANIFEST, data)
     try:
         bundle = _parse_manifest(folder, data)
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as err:
@@ -216,6 +220,26 @@ def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     if verify:
         verify_files(bundle)
     return bundle
+
+
+def with_own_hash(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with the hash of all else that it says: JSON with sorted keys, SHA-256."""
+    content = {name: value for name, value in manifest.items() if name != OWN_HASH}
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return {**content, OWN_HASH: hashlib.sha256(text.encode("ascii")).hexdigest()}
+
+
+def _verify_manifest(path: Path, data: Mapping[str, Any]) -> None:
+    """Compare a manifest with its own hash; one written before there was such a hash has none."""
+    try:
+        is_same = OWN_HASH not in data or with_own_hash(data) == data
+    except (ValueError, RecursionError):  # NaN, or too deep
+        is_same = False
+    if not is_same:
+        raise BundleError(
+            f"{path} was changed after the export: it does not match its own hash; copy the bundle "
+            "again or export it anew (events have a --policy file)"
+        )
 
 
 def verify_files(bundle: Bundle) -> None:
@@ -291,7 +315,9 @@ def _parse_manifest(folder: Path, data: dict[str, Any]) -> Bundle:
     for name, kind in _FIELD_TYPES.items():
         if not isinstance(data[name], kind):
             raise TypeError(f"{name} must be {_JSON_NAMES[kind]}, got {reprlib.repr(data[name])}")
-    labels = tuple(str(label) for label in data["labels"])
+    labels = tuple(data["labels"])
+    if not all(isinstance(label, str) for label in labels):
+        raise TypeError(f"labels must be texts, got {reprlib.repr(list(labels))}")
     sampling = SamplingContract.from_json(data["sampling"])
     operating = OperatingPoint.from_json(data.get("operating_point"))
     check_policy(operating.policy, labels, sampling.warm_up_s)

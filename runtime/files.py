@@ -26,10 +26,22 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        yield part
-        part.replace(path)
+        with about(path):
+            yield part
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Name `path` in the system's errors that name no file: a write to a full disk knows none."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno is not None and err.filename is None:
+            err.filename = str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -30,7 +30,7 @@ from export.parity import compare, session_clips
 from export.report.verdict import read_report
 from runtime.bundle import GRAPH_OF, Precision, load_bundle, load_golden
 from runtime.command import run_command
-from runtime.errors import CheckpointError, DataError, ExportError, GateError
+from runtime.errors import BundleError, CheckpointError, DataError, ExportError, GateError
 from runtime.files import sha256_of
 from runtime.selftest import run_self_test
 from runtime.sessions.ort import OrtStepSession
@@ -76,6 +76,26 @@ def test_the_folder_is_all_that_a_device_needs(built):
     for name, digest in bundle.sha256.items():
         data = (bundle.folder / name).read_bytes()
         assert hashlib.sha256(data).hexdigest() == digest
+
+
+def test_a_changed_manifest_is_refused(built, tmp_path):
+    """Any byte of it: the change is refused, or it says the same (a blank, the hash's own name)."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(built.bundle.folder, folder)
+    path = folder / "bundle.json"
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b'"slide_left"', b'"slide_lefu"'))
+    with pytest.raises(BundleError, match=r"bundle\.json was changed after the export"):
+        load_bundle(folder)
+    same = replace(built.bundle, folder=folder)
+    refused = 0
+    for at in range(0, len(text), len(text) // 60):
+        path.write_bytes(text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :])
+        try:
+            assert load_bundle(folder) == same
+        except BundleError:
+            refused += 1
+    assert refused > 30
 
 
 def test_the_manifest_says_what_the_checkpoint_says(built, checkpoint):

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import cv2
@@ -9,6 +11,7 @@ import torch
 
 from runtime.errors import DataError
 from runtime.preprocess import PictureRule
+from tests.train.test_resume import REPOSITORY
 from train.data.augment import AugmentRule
 from train.data.clips import ArrayClipSet, ClipRule, KeptClips, VideoClipSet, VideoSegment
 from train.data.loader import clip_loader, num_workers
@@ -100,7 +103,8 @@ def test_a_last_batch_that_is_not_full_may_be_left_out(clips):
 def test_a_clip_that_cannot_be_loaded_is_one_clear_line(tmp_path, workers):
     segments = [VideoSegment(tmp_path / "gone.mp4", 0.0, 1.0, 0)] * 8
     loader = loader_of(VideoClipSet(segments, PICTURE, RULE), workers=workers)
-    with pytest.raises(DataError, match=r"^1 of 8 clips cannot be read.*gone\.mp4") as caught:
+    # the other process may have met some more meanwhile
+    with pytest.raises(DataError, match=r"^[1-8] of 8 clips cannot be read.*gone\.mp4") as caught:
         batches_of(loader)
     message = str(caught.value)
     assert "\n" not in message
@@ -209,3 +213,37 @@ def test_a_consumer_that_stops_early_may_start_again(clips):
     started = time.monotonic()
     assert batches_of(loader, 1) == expected
     assert time.monotonic() - started < 30
+
+
+HELD = """
+import numpy as np
+from runtime.command import run_command
+from runtime.errors import DataError
+from train.data.clips import ArrayClipSet, ClipRule
+from train.data.loader import clip_loader
+
+pictures = np.zeros((8, 4, 8, 8, 3), np.uint8)
+clips = ArrayClipSet(pictures, np.ones(8), [(i, False, 0) for i in range(8)], ClipRule(4, 0.25, "live"))
+batches = iter(clip_loader(clips, batch_size=2, shuffle=False, seed=0, workers=2))
+next(batches)
+
+
+def main():
+    raise DataError("the disk is full")
+
+
+raise SystemExit(run_command(main))
+"""
+
+
+def test_a_command_that_fails_in_the_middle_of_an_epoch_ends():
+    """Its loader processes are still held, as by an error's traceback."""
+    run = subprocess.run(
+        [sys.executable, "-c", HELD],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (1, "error: the disk is full\n")

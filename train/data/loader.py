@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ Clips: TypeAlias = ArrayClipSet | VideoClipSet | KeptClips
 Workers: TypeAlias = int | Literal["auto"]
 
 MOST_AUTO_WORKERS = 8
+# A command that ends sends it to its loader processes; Windows has none, and ends them anyway.
+END = getattr(signal, "SIGUSR1", signal.SIGTERM)
 # What a user can cause; anything else is a defect and keeps its traceback.
 FOR_THE_USER = (TdrlError, ValueError, OSError, MemoryError)
 
@@ -174,7 +178,25 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _overhear_once)
+    signal.signal(END, _end)
 
 
 def _overhear_once(signum: int, frame: FrameType | None) -> None:
     signal.signal(signum, signal.SIG_DFL)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os._exit(0)  # by a signal it would be a worker that died, and PyTorch would say so
+
+
+def _end_workers() -> None:
+    """End loader processes that a failed command still holds, by its error's traceback.
+
+    Python would send them the one SIGTERM that they overhear, and then wait for them forever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon and process.pid is not None:
+            os.kill(process.pid, END)
+
+
+atexit.register(_end_workers)  # runs before Python's own, which was registered earlier
