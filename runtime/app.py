@@ -372,7 +372,7 @@ def _play(
 ) -> list[TdrlError | OSError]:
     """Show every moment; gives failures instead of raising them, so that the files are finished.
 
-    A video that was lost is one, and ends nothing before its time. All are in the events.
+    An output that was lost is one, and ends nothing before its time. All are in the events.
     """
     failures: list[TdrlError | OSError | None] = []
     unfinished = dict(outputs)
@@ -383,7 +383,7 @@ def _play(
         if failure is not None:
             kind = "source_lost" if isinstance(failure, SourceError) else "failed"
             output.note(kind, message=str(failure))
-        failures.extend((failure, output.video_failure))
+        failures.extend((failure, output.failure))
 
     reason: TdrlError | OSError | None = None
     try:

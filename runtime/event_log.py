@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from runtime.build_lock import lock_now
 from runtime.command import one_line
+from runtime.errors import OutputError
 from runtime.files import write_all
 
 MOST_WAITING = 1000
@@ -67,14 +68,44 @@ class EventLog:
         self._lock = threading.Lock()
         self._where = where
         self._lost_now = 0
+        self._num_users = 0
+        self._failure: OutputError | None = None  # that was told, or is at the end
         self._late_now = 0
         self._is_behind = False
         self._waiting = _Waiting()
         self._size = 0
         self._is_closed = False
         self._file: BinaryIO | None = None
-        where.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._open()
+        try:
+            where.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._open()
+        except OSError as err:
+            if not err.strerror:  # it says what to do
+                raise
+            raise OSError(
+                f"--events {where.path} cannot be written: {err.strerror}; give it a file in a "
+                "folder that you may write"
+            ) from err
+
+    def join(self) -> None:
+        """Count one more who writes here and will `leave`."""
+        with self._lock:
+            self._num_users += 1
+
+    def leave(self) -> OutputError | None:
+        """Count one less, who may yet write a last line; when nobody is left, write what waits.
+
+        Returns:
+            Why it could not be written; None where it could, or where others go on.
+        """
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users == 0:
+                try:
+                    self._catch_up()
+                except OSError as err:
+                    self._failure = self._lines_are_lost(err)
+            return self._failure
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one object; where there is no room it waits, and the oldest may be lost.
@@ -96,8 +127,16 @@ class EventLog:
     def __enter__(self) -> EventLog:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        """Close it.
+
+        Raises:
+            OutputError: The last lines are lost, which `leave` did not tell and no error hides.
+        """
+        is_told = self._failure is not None or kind is not None
         self.close()
+        if self._failure is not None and not is_told:
+            raise self._failure
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._is_closed:
@@ -131,10 +170,18 @@ class EventLog:
         try:
             self._catch_up()
         except OSError as err:
+            self._failure = self._failure or self._lines_are_lost(err)
             count = len(self._waiting)
             self.lost += count
-            reason = err.strerror or one_line(err)
-            logger.error("%s: the last %d lines are lost: %s", self._where.path, count, reason)
+            logger.error(
+                "%s: the last %d lines are lost: %s", self._where.path, count, _reason(err)
+            )
+
+    def _lines_are_lost(self, err: OSError) -> OutputError:
+        return OutputError(
+            f"{self._where.path}: the last event lines are lost: {_reason(err)}; make room there, "
+            "or give --events another file"
+        )
 
     def _add(self, line: bytes) -> None:
         self._make_room(len(line))
@@ -203,7 +250,7 @@ class EventLog:
             logger.error(
                 "%s cannot be written: %s; events wait in memory until it can, the stream goes on",
                 self._where.path,
-                err.strerror or one_line(err),
+                _reason(err),
             )
 
 
@@ -240,6 +287,10 @@ class _Waiting:
     def _oldest(self) -> deque[tuple[int, bytes]]:
         rare, frequent = self._rare, self._frequent
         return rare if rare and (not frequent or rare[0] < frequent[0]) else frequent
+
+
+def _reason(err: OSError) -> str:
+    return err.strerror or one_line(err)
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

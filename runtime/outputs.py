@@ -48,7 +48,6 @@ class Outputs:
 
     Attributes:
         prefix: Begins each line for people: which of several streams it is about.
-        video_failure: Why the video ended before the stream; None where it did not.
 
     Raises:
         OutputError: No display.
@@ -68,7 +67,9 @@ class Outputs:
         headless: bool = True,
     ) -> None:
         self.prefix = ""
-        self.video_failure: OutputError | OSError | None = None
+        self._video_failure: OutputError | OSError | None = None
+        self._log_failure: OutputError | None = None
+        self._has_finished = False
         self._bundle = bundle
         self._source = source
         self._actions = ActionTracker(Rules.of(bundle.operating.policy, bundle.labels))
@@ -99,6 +100,16 @@ class Outputs:
     def log_to(self, log: EventLog) -> None:
         """Write events there from now on, beside other streams; the caller opens and closes it."""
         self._log = log
+        log.join()
+
+    @property
+    def failure(self) -> OutputError | OSError | None:
+        """What was lost though the stream went on; complete after `finish`.
+
+        The video, the last event lines or all recordings: the first of them; None where none is.
+        """
+        recorder_failure = None if self._recorder is None else self._recorder.failure
+        return self._video_failure or self._log_failure or recorder_failure
 
     def show(self, moment: Moment) -> bool:
         """Pass a moment on. A video that cannot be written is told once and left out from then on.
@@ -150,6 +161,9 @@ class Outputs:
                 video.close()
             except (OutputError, OSError) as err:
                 self._lose_video(err)
+        if self._log is not None and not self._has_finished:
+            self._log_failure = self._log.leave()
+        self._has_finished = True
 
     def counts(self) -> dict[str, int]:
         """What became of the lines and posts, for those outputs that there are."""
@@ -251,7 +265,7 @@ class Outputs:
         return self._window is None or self._window.show(picture)
 
     def _lose_video(self, err: OutputError | OSError, then: str = "") -> None:
-        self._video, self.video_failure = None, err
+        self._video, self._video_failure = None, err
         message = one_line(err)
         logger.error("%svideo lost: %s%s", self.prefix, message, then)
         self.note("video_lost", message=message)

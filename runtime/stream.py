@@ -25,6 +25,7 @@ from runtime.web.address import WebAddress
 STATS_EVERY_S = 60.0
 
 MOST = 1e9  # no timer counts further
+MOST_LEVEL = 255.0
 EXAMPLES = """\
 examples:
   python runtime/stream.py --camera 0
@@ -41,9 +42,10 @@ examples:
     python runtime/stream.py --source-env TDRL_SOURCE --wait-for-source --headless
 
 The status is 0 when every source ended or was stopped by Ctrl-C, SIGTERM, q or --max-seconds;
-1 after an error, also of one of several sources, while the others went on to their end; 130 or
-143 when Ctrl-C or SIGTERM came before the first step. SIGHUP counts as SIGTERM where the standard
-input is a terminal, and is ignored elsewhere.
+1 after an error, also of one of several sources, while the others went on to their end, and when
+the video, the last event lines or all recordings of a source were lost; 130 or 143 when Ctrl-C or
+SIGTERM came before the first step. SIGHUP counts as SIGTERM where the standard input is a terminal,
+and is ignored elsewhere.
 """
 
 
@@ -238,7 +240,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scene-cuts",
         metavar="LEVEL",
-        type=_positive,
+        type=_level,
         nargs="?",
         const=18.0,
         help="start from zero when the picture changes abruptly (another scene, lights switched): "
@@ -380,11 +382,15 @@ def _webhook(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> float:
+def _positive(text: str, most: float = MOST) -> float:
     value = _number(text)
-    if not 0 < value <= MOST:
-        raise argparse.ArgumentTypeError(f"must be a number > 0 and <= {MOST:g}, got {text}")
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"must be a number > 0 and <= {most:g}, got {text}")
     return value
+
+
+def _level(text: str) -> float:
+    return _positive(text, MOST_LEVEL)
 
 
 def _not_negative(text: str) -> float:

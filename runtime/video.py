@@ -6,9 +6,12 @@ whose disk fills up: the index that makes an MP4 playable comes last, and room i
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from runtime.command import one_line
 from runtime.errors import OutputError
 from runtime.files import whole_file
 from runtime.preprocess import Picture
@@ -60,13 +64,13 @@ class VideoWriter:
 
     Raises:
         ValueError: Another suffix.
-        OSError: The folder cannot be made.
+        OSError: Nothing can be written there; no frame is needed to know.
     """
 
     def __init__(self, path: Path, *, fps: float | None = None) -> None:
         if path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"a video's name must end in {', '.join(SUFFIXES)}, got {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _try_to_write(path)
         self._path = path
         self._fps = fps or DEFAULT_FPS
         self._files = ExitStack()
@@ -263,6 +267,25 @@ class _OpencvEncoder:
     def close(self, timeout_s: float) -> None:
         """Finish the file; it takes no longer than writing a picture."""
         self._writer.release()
+
+
+def _try_to_write(path: Path) -> None:
+    """Make the folder of a video, and a file in it that goes at once.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.stem}.part", dir=path.parent):
+            pass
+    except OSError as err:
+        raise OSError(
+            f"--output {path} cannot be written: {err.strerror or one_line(err)}; give it a file "
+            "in a folder that you may write"
+        ) from err
 
 
 def _resized(image_rgb: Picture, size_px: tuple[int, int]) -> Picture:

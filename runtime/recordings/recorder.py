@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from runtime.actions import Action
 from runtime.bundle import Bundle
 from runtime.decision import utc_now
+from runtime.errors import OutputError
 from runtime.recordings.inbox import Inbox
 from runtime.recordings.ring import SPARE_GAP_S
 from runtime.recordings.store import RecordingStore
@@ -73,6 +74,7 @@ class Recorder:
 
     Attributes:
         lost_frames: Frames that should have been kept and were not.
+        failure: After `close`: why there is no recording, where there should be some; else None.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Recorder:
         phases: int,
     ) -> None:
         self.lost_frames = 0
+        self.failure: OutputError | None = None
         self._store = store
+        self._source = source
         self._phases = phases
         self._last_kept_s: float | None = None
         self._lost_since = 0
@@ -141,6 +145,14 @@ class Recorder:
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             logger.error("the last recordings were not written within %g s", CLOSE_TIMEOUT_S)
+            reason = "the disk is too slow"
+        else:
+            reason = self._writer.lost_by
+        if reason and not self._writer.num_whole:
+            self.failure = OutputError(
+                f"{self._store.root}: all recordings of {self._source} are lost: {reason}; make "
+                "room there, or give --record another folder"
+            )
 
     def __enter__(self) -> Recorder:
         return self

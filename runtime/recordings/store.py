@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO
 
 from runtime.build_lock import lock_now
-from runtime.command import one_line
 from runtime.files import write_all
 from runtime.recordings.manifest import RECORDING_JSON, Manifest, is_recording
 
@@ -71,10 +70,18 @@ class RecordingStore:
         self._lock = threading.RLock()
         self._written = self._lost = self._removed = 0
         self._lost_now = 0
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            root.mkdir(FOLDER_MODE)
-        self._file = _locked(root)
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                root.mkdir(FOLDER_MODE)
+            self._file = _locked(root)
+        except OSError as err:
+            if not err.strerror:  # it says what to do
+                raise
+            raise OSError(
+                f"--record {root} cannot be written: {err.strerror}; give it a folder that you may "
+                "write"
+            ) from err
         for part in _folders(root, _PART):
             shutil.rmtree(part, ignore_errors=True)
         # in order of age; new ones are added at the end, so a clock set back changes nothing
@@ -142,10 +149,6 @@ class RecordingStore:
         with self._lock:
             self._open.pop(name, None)
         shutil.rmtree(_part_of(self.root, name), ignore_errors=True)
-
-    def lose_by(self, err: OSError) -> None:
-        """Count a recording that an error prevented."""
-        self.lose(err.strerror or one_line(err))
 
     def lose(self, reason: str) -> None:
         """Count a recording that could not be written; the first of a row is told."""

@@ -11,6 +11,7 @@ import cv2
 
 from runtime.actions import Action
 from runtime.bundle import Bundle
+from runtime.command import one_line
 from runtime.decision import Decision
 from runtime.events import decision_to_json
 from runtime.preprocess import Picture
@@ -74,6 +75,10 @@ class RecordingWriter:
         after_s: Seconds after its end was reported.
         source: Name of the source, without credentials.
         is_live: Whether it is a camera or stream.
+
+    Attributes:
+        num_whole: Recordings of this stream that are complete.
+        lost_by: Why the last that was lost could not be written; empty where none was.
     """
 
     def __init__(
@@ -86,6 +91,8 @@ class RecordingWriter:
         source: str,
         is_live: bool,
     ) -> None:
+        self.num_whole = 0
+        self.lost_by = ""
         self._store = store
         self._bundle = bundle
         self._facts = facts_of(bundle, 1)  # read now: the folder may be replaced
@@ -145,12 +152,12 @@ class RecordingWriter:
         action = reported.action
         frames = self._ring.since(action.start_s - self._before_s)
         if not frames:  # all were lost on the way here
-            self._store.lose("no frame of it could be kept in time")
+            self._count_lost("no frame of it could be kept in time")
             return
         try:
             files = self._store.begin(action.label)
         except OSError as err:
-            self._store.lose_by(err)
+            self._count_lost(err.strerror or one_line(err))
             return
         written = _Written(files, action, reported.utc, self._facts)
         self._open.append(written)
@@ -175,7 +182,7 @@ class RecordingWriter:
             if not one.times_s:
                 self._open.remove(one)
                 one.files.drop()
-                self._store.lose("there is no room for a picture")
+                self._count_lost("there is no room for a picture")
                 continue
             try:
                 one.files.finish(self._manifest(one))
@@ -183,11 +190,16 @@ class RecordingWriter:
                 self._lose(one, err)
             else:
                 self._open.remove(one)
+                self.num_whole += 1
 
     def _lose(self, one: _Written, err: OSError) -> None:
         self._open.remove(one)
         one.files.drop()
-        self._store.lose_by(err)
+        self._count_lost(err.strerror or one_line(err))
+
+    def _count_lost(self, reason: str) -> None:
+        self.lost_by = reason
+        self._store.lose(reason)
 
     def _manifest(self, one: _Written) -> Manifest:
         return Manifest(

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from runtime import event_log
+from runtime.errors import OutputError
 from runtime.event_log import EventFile, EventLog
 from tests.full_disk import full_disk
 
@@ -247,6 +248,50 @@ def test_each_outage_is_told_and_counted_by_itself(tmp_path, caplog, monkeypatch
     assert log.lost == 2
     assert len(caplog.messages) == 4
     assert all(text.endswith("1 lines were late and 1 were lost") for text in caplog.messages[1::2])
+
+
+@pytest.mark.parametrize("name", ["/proc/events.jsonl", "folder"])
+def test_a_place_that_cannot_be_written_is_named_with_its_option(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    reason = "(No such file or directory|Is a directory)"
+    told = f"^--events {path} cannot be written: {reason}; give it a file in a folder that you may"
+    with pytest.raises(OSError, match=told):
+        EventLog(EventFile(path))
+
+
+def test_the_last_who_leaves_learns_that_lines_are_lost(tmp_path):
+    with EventLog(EventFile(tmp_path / "events.jsonl")) as log, full_disk(0):
+        log.join()
+        log.join()
+        log.write(record(0))
+        assert log.leave() is None  # others go on, and the disk may get room
+        told = r"events\.jsonl: the last event lines are lost: File too large; make room"
+        failure = log.leave()
+        assert isinstance(failure, OutputError)
+        assert re.search(told, str(failure))
+        log.close()
+
+
+def test_lines_that_are_lost_after_all_have_left_are_an_error_at_the_end(tmp_path):
+    log = EventLog(EventFile(tmp_path / "events.jsonl"))
+    log.join()
+    with full_disk(0):
+        assert log.leave() is None
+        log.write(record(0))
+        with pytest.raises(OutputError, match="the last event lines are lost"):
+            log.__exit__(None, None, None)
+
+
+def test_lines_that_had_room_in_time_are_no_error(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with EventLog(EventFile(path)) as log:
+        log.join()
+        with full_disk(0):
+            log.write(record(0))
+        assert log.leave() is None
+        log.write(record(1))
+    assert numbers_of(path) == [0, 1]
 
 
 @pytest.mark.parametrize("is_full_at_the_end", [False, True])

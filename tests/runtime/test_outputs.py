@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from runtime.outputs import Outputs
 from runtime.policy import Policy
 from runtime.sources.frame import Frame
 from runtime.stepper import Moment
+from tests.full_disk import full_disk
 from tests.mini_bundle import write_manifest, write_mini_bundle
 from tests.mjpeg_server import free_port
 from tests.runtime.test_decision import decision
@@ -153,6 +155,39 @@ def test_a_full_disk_does_not_stop_the_stream(bundle, tmp_path):
     assert (records[-1]["type"], records[-1]["lines_lost"]) == ("end", 0)
     assert [record["tick"] for record in of_type(records, "decision")] == list(range(40))
     assert stderr.count("cannot be written") == stderr.count("written again") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "room_bytes", "message"),
+    [
+        ("--events", "events.jsonl", 3000, "the last event lines are lost: File too large"),
+        ("--record", "kept", 1000, "all recordings of .* are lost: File too large"),
+    ],
+)
+def test_a_run_that_lost_its_lines_or_recordings_ends_with_1(
+    bundle, tmp_path, option, place, room_bytes, message
+):
+    path = tmp_path / place
+    with full_disk(room_bytes):
+        done = stream(bundle, "--source", bikes_path(), "--headless", option, path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "used 40" in done.stdout  # it ran to its end
+    (last,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(rf"error: {path}: {message}; make room there, or give {option} .*", last)
+
+
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        ("--output", "/proc/out.mp4"),
+        ("--events", "/proc/events.jsonl"),
+        ("--events", "/proc"),
+        ("--record", "/proc/kept"),
+    ],
+)
+def test_a_place_that_cannot_be_written_ends_the_run_at_once(bundle, tmp_path, option, path):
+    done = stream(bundle, "--source", bikes_path(), "--headless", option, path, cwd=tmp_path)
+    refused(done, f"{option} {path} cannot be written: .*; give it a .* that you may write")
 
 
 # ---- the webhook

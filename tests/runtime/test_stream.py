@@ -379,6 +379,7 @@ def test_help_shows_examples_and_needs_no_opencv(tmp_path):
         (("--source", "a.mp4", "--phases", "0"), "must be a whole number >= 1, got 0"),
         (("--source", "a.mp4", "--window", "-1"), "must be a number > 0 and <= 1e+09, got -1"),
         (("--source", "a.mp4", "--max-seconds", "1e10"), "> 0 and <= 1e+09, got 1e10"),
+        (("--source", "a.mp4", "--scene-cuts", "999"), "must be a number > 0 and <= 255, got 999"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(bundle, tmp_path, arguments, message):

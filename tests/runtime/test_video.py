@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import stat
 from types import SimpleNamespace
@@ -72,6 +73,22 @@ def test_without_frames_there_is_no_file(tmp_path):
     with VideoWriter(tmp_path / "out.mp4"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/proc/out.mp4", "No such file or directory"),
+        ("/dev/null/out.mp4", "Not a directory|File exists"),
+        ("folder.mp4", "Is a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_a_frame_comes(tmp_path, name, reason):
+    (tmp_path / "folder.mp4").mkdir()
+    path = tmp_path / name
+    told = rf"^--output {re.escape(str(path))} cannot be written: ({reason}); give it a file in"
+    with pytest.raises(OSError, match=told):
+        VideoWriter(path)
 
 
 def test_other_suffixes_are_refused(tmp_path):

@@ -223,7 +223,8 @@ from train.data.clips import ArrayClipSet, ClipRule
 from train.data.loader import clip_loader
 
 pictures = np.zeros((8, 4, 8, 8, 3), np.uint8)
-clips = ArrayClipSet(pictures, np.ones(8), [(i, False, 0) for i in range(8)], ClipRule(4, 0.25, "live"))
+rule, items = ClipRule(4, 0.25, "live"), [(i, False, 0) for i in range(8)]
+clips = ArrayClipSet(pictures, np.ones(8), items, rule)
 batches = iter(clip_loader(clips, batch_size=2, shuffle=False, seed=0, workers=2))
 next(batches)
 

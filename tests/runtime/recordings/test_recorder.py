@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -225,6 +226,26 @@ def test_a_full_disk_and_a_lost_folder_are_got_over(bundle, tmp_path, caplog):
         "no recording can be ",
         "written again, 1 rec",
     ]
+
+
+@pytest.mark.parametrize("gets_room", [False, True])
+def test_a_run_without_any_of_its_recordings_has_failed(bundle, tmp_path, gets_room):
+    with RecordingStore(tmp_path, max_bytes=10**8) as store:
+        recorder = open_recorder(store, bundle)
+        camera = Camera(recorder, noise=True)
+        camera.run(3.0)
+        with full_disk(1000):
+            camera.act(0.5)
+            camera.run(1.0)
+            while store.counts.lost < 1:
+                pass
+        if gets_room:
+            camera.act(0.5)
+            camera.run(1.0)
+        recorder.close()
+    told = r"all recordings of .* are lost: File too large; make room there, or give --record"
+    assert bool(re.search(told, str(recorder.failure))) != gets_room
+    assert (recorder.failure is None) == gets_room
 
 
 def test_a_thread_that_died_does_not_stop_a_file(bundle, tmp_path, monkeypatch):

@@ -129,6 +129,16 @@ def test_two_runs_never_write_one_folder(tmp_path):
         RecordingStore(tmp_path, max_bytes=0)
 
 
+@pytest.mark.parametrize("name", ["/proc/recordings", "file"])
+def test_a_place_that_cannot_be_written_is_named_with_its_option(tmp_path, name):
+    (tmp_path / "file").touch()
+    root = tmp_path / name
+    reason = "(No such file or directory|Not a directory)"
+    told = f"^--record {root} cannot be written: {reason}; give it a folder that you may write$"
+    with pytest.raises(OSError, match=told):
+        RecordingStore(root, max_bytes=10**6)
+
+
 def test_a_full_disk_is_told_once_and_got_over(tmp_path, caplog):
     with RecordingStore(tmp_path, max_bytes=10**8) as store, caplog.at_level(logging.INFO):
         with full_disk(1000):
@@ -137,7 +147,7 @@ def test_a_full_disk_is_told_once_and_got_over(tmp_path, caplog):
                 with pytest.raises(OSError, match="too large") as caught:
                     opened.add(bytes(5000))
                 opened.drop()
-                store.lose_by(caught.value)
+                store.lose(caught.value.strerror or "")
         assert (hidden(tmp_path), names(tmp_path)) == ([".lock"], [])
         record(store)
         assert store.counts == StoreCounts(written=1, lost=3)
